@@ -1,0 +1,1 @@
+"""The science: one folder a question, all alike."""

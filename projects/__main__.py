@@ -1,0 +1,100 @@
+"""``python -m projects``: a tour of all projects on embedded data, ending with a table and links."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+from accelerate import Accelerator
+from pydantic import Field
+from tqdm import tqdm
+
+from labtrail import links
+from labtrail.checkpoint import Checkpoint
+from labtrail.cli import run_task
+from labtrail.config import Section, TaskConfig, load_config
+from labtrail.errors import LabtrailError
+from labtrail.record import Record
+from labtrail.task import Task
+
+_UI = "http://127.0.0.1:5000"
+# A child must open a run of its own, and is no rank of this process's launch.
+_OWN_VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+
+
+class Stop(Section):
+    """One run of the tour."""
+
+    project: str
+    """folder under projects/"""
+    config: Path
+    """its config file"""
+    overrides: dict[str, str] = Field(default_factory=dict)
+    """dotted key -> value"""
+
+
+class TourConfig(TaskConfig):
+    """The stops of the tour, in order."""
+
+    stops: tuple[Stop, ...]
+    """what is run"""
+
+
+def tour(config: TourConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+    """Runs every stop as a process of its own and yields its test metrics; the last Record has the table."""
+    rows: list[dict[str, Any]] = []
+    for index, stop in enumerate(tqdm(config.stops, desc="tour", unit="run", disable=None)):
+        options = [part for key, value in stop.overrides.items() for part in (f"--{key}", value)]
+        command = [sys.executable, "-m", f"projects.{stop.project}", "--config", str(stop.config), *options]
+        click.echo(f"\n[{index + 1}/{len(config.stops)}] python {' '.join(command[1:])}", err=True)
+        environment = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
+        if subprocess.run(command, env=environment, check=False).returncode != 0:
+            raise LabtrailError(f"{' '.join(command[1:])} failed; its own message is above")
+        row = _outcome(stop)
+        rows.append(row)
+        yield Record(index, {f"test/{name}": row[name] for name in _TEST_METRICS if name in row})
+    table = pd.DataFrame(rows)
+    click.echo(_closing_words(table))
+    yield Record(len(rows), files={"tables/tour.csv": table})
+
+
+_TEST_METRICS = ("accuracy", "accuracy_top5", "baseline_1nn")
+
+
+def _outcome(stop: Stop) -> dict[str, Any]:
+    """The row of the run that did this work, found by its key."""
+    from labtrail import contract
+    from labtrail.execute import work_key
+    from labtrail.query import Query
+
+    task = import_module(f"projects.{stop.project}.__main__").TASK
+    config = load_config(task.config, stop.config, list(stop.overrides.items()))
+    runs = Query(task.name, tags={contract.KEY: work_key(task, config, task.sources(config), processes=1)}).runs()
+    run = runs.iloc[-1]
+    metrics = {name: run[f"test/{name}"] for name in _TEST_METRICS if f"test/{name}" in run}
+    minutes = (run["ended"] - run["started"]).total_seconds() / 60
+    facts = {"project": stop.project, "run": run["name"], "config": stop.config.name}
+    ids = {"run_id": run["run_id"], "experiment_id": run["experiment_id"]}
+    return {**facts, **metrics, "minutes": round(minutes, 2), **ids}
+
+
+def _closing_words(table: pd.DataFrame) -> str:
+    runs, experiments = table["run_id"].tolist(), table["experiment_id"].unique().tolist()
+    shown = table.drop(columns="experiment_id").to_string(index=False, float_format=lambda value: f"{value:.3f}")
+    charts = "\n".join(f"  charts    {links.experiment_chart(_UI, experiment)}" for experiment in experiments)
+    return (
+        f"\nResults on SYNTHETIC data (they show that everything works, nothing about sign language):\n\n{shown}\n\n"
+        f"Look at them in the MLflow UI:  make ui   (starts it on {_UI})\n"
+        f"{charts}\n  compare   {links.compare(_UI, experiments, runs)}\n"
+    )
+
+
+TASK = Task(name="tour", config=TourConfig, function=tour, default=Path("configs/tour.yaml"))
+
+if __name__ == "__main__":
+    run_task(TASK, "projects")

@@ -1,0 +1,30 @@
+"""``python -m projects.spoter``: trains and tests SPOTER."""
+
+from pathlib import Path
+
+from labtrail.checkpoint import Score
+from labtrail.cli import run_task
+from labtrail.task import Task
+from projects.spoter.config import SpoterConfig
+from projects.spoter.data import sources
+from projects.spoter.train import train
+
+
+def title(config: SpoterConfig) -> str:
+    """Data, optimizer and seed: ``wlasl50-adamw-s1``."""
+    data = Path(config.data.train).parent.name if config.data.train.endswith((".csv", ".gz")) else config.data.train
+    return f"{data}-{config.train.optimizer}-s{config.seed}"
+
+
+TASK = Task(
+    name="spoter",
+    config=SpoterConfig,
+    function=train,
+    default=Path("configs/spoter/synthetic.yaml"),
+    score=Score("validation/accuracy"),
+    sources=sources,
+    title=title,
+)
+
+if __name__ == "__main__":
+    run_task(TASK, "projects.spoter")

@@ -1,0 +1,116 @@
+"""The config of the spoter task."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from labtrail.config import Section, TaskConfig
+
+SYNTHETIC = "synthetic"
+
+
+class SyntheticConfig(Section):
+    """The generated data set, used where a split is named ``synthetic``."""
+
+    classes: int = Field(default=8, ge=2, le=1000)
+    """number of signs"""
+    train: int = Field(default=96, ge=1)
+    """clips of the train split"""
+    validation: int = Field(default=32, ge=1)
+    """clips of the validation split"""
+    test: int = Field(default=32, ge=1)
+    """clips of the test split"""
+    frames: int = Field(default=24, ge=2, le=204)
+    """mean number of frames of a clip"""
+    noise: float = Field(default=0.02, ge=0)
+    """standard deviation of each signer's deviation from the sign, in fractions of the picture"""
+    seed: int = Field(default=0, ge=0)
+    """seed of the data set, apart from the seed of the run"""
+
+
+class DataConfig(Section):
+    """The three splits."""
+
+    train: str = SYNTHETIC
+    """skeleton CSV (.csv or .csv.gz) to train on, or 'synthetic'"""
+    validation: str = SYNTHETIC
+    """skeleton CSV that selects the weights, or 'synthetic'"""
+    test: str = SYNTHETIC
+    """skeleton CSV that is used once, by the selected weights, or 'synthetic'"""
+    label_column: str = "labels"
+    """integer column that holds the class"""
+    classes: int | None = Field(default=None, ge=2)
+    """number of classes; empty: as many as the train labels need"""
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+
+class ModelConfig(Section):
+    """The network; the defaults are the paper's, and the width is always 108 (54 joints x 2)."""
+
+    heads: Literal[1, 2, 3, 4, 6, 9, 12, 18] = 9
+    """attention heads; a divisor of 108"""
+    layers: int = Field(default=6, ge=1, le=24)
+    """encoder layers, and as many decoder layers"""
+    feed_forward: int = Field(default=2048, ge=1)
+    """width of the feed-forward layers"""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """dropout rate"""
+
+
+class AugmentConfig(Section):
+    """What happens to a training clip before normalisation, and the noise after it."""
+
+    variant: Literal["original", "consistent"] = "original"
+    """original: as published, missing joints and hands included; consistent: all present joints move alike"""
+    probability: float = Field(default=0.5, ge=0, le=1)
+    """chance that one of the four augmentations (rotation, perspective, squeeze, arms) is applied"""
+    rounds: int = Field(default=1, ge=0, le=8)
+    """how many times that chance is drawn for a clip"""
+    noise: float = Field(default=0.001, ge=0)
+    """standard deviation of Gaussian noise on the normalised coordinates"""
+    frame_drop: float = Field(default=0.0, ge=0, lt=1)
+    """chance of each frame to be left out; at least one stays"""
+    mirror: float = Field(default=0.0, ge=0, le=1)
+    """chance that a clip is mirrored, left and right exchanged"""
+
+
+class TrainConfig(Section):
+    """The optimisation."""
+
+    epochs: int = Field(default=350, ge=1)
+    """passes over the train split"""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd: no momentum, as in the paper; adamw: betas 0.9 and 0.98"""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """peak learning rate"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """constant, or linear warm-up and then cosine to 0"""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """share of the updates that warm up; cosine only"""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """decoupled weight decay; adamw only"""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """share of the target spread over all classes"""
+    batch_size: int = Field(default=1, ge=1)
+    """clips of an update, in each process"""
+    max_frames: int = Field(default=512, ge=1)
+    """frames that are computed at once; a larger update is accumulated from several passes"""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """largest norm of an update's gradient; empty: not clipped"""
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """decay per update of the averaged weights that are validated, tested and stored as best; 0: off"""
+    milestones: tuple[int, ...] = (10, 50, 100, 200, 350)
+    """epochs whose weights are kept as checkpoints/epoch_NNN.pt"""
+    baseline: bool = True
+    """whether the 1-nearest-neighbour (DTW) baseline is computed beside the network"""
+
+
+class SpoterConfig(TaskConfig):
+    """Everything that decides the outcome of a spoter run."""
+
+    seed: int = Field(default=379, ge=0, lt=2**31)
+    """seed of weights, data order and augmentation"""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()

@@ -1,0 +1,44 @@
+"""Predictions of a split, and the numbers that sum them up."""
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn import functional as F
+
+from labtrail.statistics import top_k_correct, wilson
+from projects.spoter.batches import Inputs, Update, batches
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, inputs: Inputs, classes: int, max_frames: int, accelerator: Accelerator) -> np.ndarray:
+    """Logits of every clip of a split, shape (clips, classes), float32, the same on every rank.
+
+    Clips of like length are computed together; the ranks share the passes.
+    """
+    network = accelerator.unwrap_model(model)
+    network.eval()
+    count = len(inputs.lengths)
+    logits = torch.zeros(count, classes, device=inputs.frames.device)
+    whole = Update(np.arange(count), np.ones(count))
+    for index, batch in enumerate(batches(inputs, whole, max_frames)):
+        if index % accelerator.num_processes == accelerator.process_index:
+            rows = torch.from_numpy(batch.clips).to(logits.device)
+            logits[rows] = network(batch.frames, batch.layout).float()
+    return accelerator.reduce(logits, "sum").cpu().numpy()
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Loss, top-1 and top-5 accuracy of a split; logits (clips, classes), labels (clips,)."""
+    loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
+    return {
+        "loss": float(loss),
+        "accuracy": top_k_correct(logits, labels, 1) / len(labels),
+        "accuracy_top5": top_k_correct(logits, labels, 5) / len(labels),
+    }
+
+
+def interval(name: str, accuracy: float, clips: int) -> dict[str, float]:
+    """The 95 % Wilson interval of an accuracy, as ``name_low`` and ``name_high``."""
+    low, high = wilson(round(accuracy * clips), clips)
+    return {f"{name}_low": low, f"{name}_high": high}

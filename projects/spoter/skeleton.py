@@ -1,0 +1,49 @@
+"""The 54 joints of a frame, and their places in an array ``(frames, 54, 2)``."""
+
+BODY = (
+    "nose",
+    "neck",
+    "rightEye",
+    "leftEye",
+    "rightEar",
+    "leftEar",
+    "rightShoulder",
+    "leftShoulder",
+    "rightElbow",
+    "leftElbow",
+    "rightWrist",
+    "leftWrist",
+)
+HAND = (
+    "wrist",
+    *(f"{finger}{part}" for finger in ("index", "middle", "ring", "little") for part in ("Tip", "DIP", "PIP", "MCP")),
+    *(f"thumb{part}" for part in ("Tip", "IP", "MP", "CMC")),
+)
+JOINTS = (*BODY, *(f"{joint}_0" for joint in HAND), *(f"{joint}_1" for joint in HAND))
+
+JOINT_COUNT = len(JOINTS)
+FRAME_SIZE = 2 * JOINT_COUNT
+
+BODY_SLICE = slice(0, 12)
+LEFT_HAND = slice(12, 33)
+RIGHT_HAND = slice(33, 54)
+HANDS = (LEFT_HAND, RIGHT_HAND)
+
+NOSE, NECK = JOINTS.index("nose"), JOINTS.index("neck")
+LEFT_EYE = JOINTS.index("leftEye")
+RIGHT_SHOULDER, LEFT_SHOULDER = JOINTS.index("rightShoulder"), JOINTS.index("leftShoulder")
+
+# Each arm from the body outwards; a joint turns all that come after it.
+ARMS = tuple(
+    tuple(JOINTS.index(name) for name in ("neck", f"{side}Shoulder", f"{side}Elbow", f"{side}Wrist"))
+    for side in ("left", "right")
+)
+
+
+def _other_side(name: str) -> str:
+    swaps = (("left", "right"), ("right", "left"), ("_0", "_1"), ("_1", "_0"))
+    return next((name.replace(a, b) for a, b in swaps if a in name), name)
+
+
+# For each joint, the joint that takes its place in a mirror.
+MIRROR = tuple(JOINTS.index(_other_side(name)) for name in JOINTS)

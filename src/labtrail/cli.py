@@ -1,0 +1,162 @@
+"""The command lines: one for each task (``python -m projects.<task>``), and ``labtrail``."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from labtrail.config import describe, load_config, to_yaml
+from labtrail.errors import ConfigError, LabtrailError
+from labtrail.launch import end_with_parent, is_worker, relaunch
+from labtrail.task import Task
+
+_FREE_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["-h", "--help"]}
+
+
+def run_task(task: Task[Any], module: str, arguments: Sequence[str] | None = None) -> None:
+    """The command line of a task; ends the process with its exit status.
+
+    Args:
+        task: what to run.
+        module: how Python finds this command again (``projects.spoter``), to start more processes of it.
+        arguments: instead of the process's own.
+    """
+
+    @click.command(name=f"python -m {module}", context_settings=_FREE_ARGUMENTS, epilog=_keys_help(task))
+    @click.option("--config", "path", type=Path, default=task.default, show_default=True, help="YAML file of values.")
+    @click.option("--again", is_flag=True, help="Run anew although a run of this config and data has finished.")
+    @click.option("--processes", type=click.IntRange(1), help="Processes on this machine; started here if needed.")
+    @click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, metavar="SECONDS",
+                  help="Silence after which a process that does not answer the others counts as lost.")  # fmt: skip
+    @click.option("--print-config", is_flag=True, help="Print the merged config as YAML and stop.")
+    @click.pass_context
+    def command(
+        context: click.Context, path: Path, again: bool, processes: int | None, timeout: float, print_config: bool
+    ) -> int:
+        # Loading MLflow takes seconds: a typo is answered, and a config printed, before that.
+        config = load_config(task.config, path, _overrides(context.args))
+        if print_config:
+            click.echo(to_yaml(config), nl=False)
+            return 0
+        if processes is not None and processes > 1 and not is_worker() and not _under_launcher():
+            relaunch(module, list(arguments if arguments is not None else sys.argv[1:]), processes)
+        from labtrail.execute import Options, execute
+
+        return execute(task, config, Options(again=again, processes=processes, timeout_s=timeout))
+
+    command.help = f"Runs the task {task.name}; its results go to the MLflow experiment {task.experiment_name!r}."
+    command_line(command, arguments)
+
+
+def command_line(command: click.Command, arguments: Sequence[str] | None = None) -> None:
+    """Runs a click command as this process; errors that a user can mend become lines, not tracebacks."""
+    _start()
+    end_with_parent()
+    sys.exit(_guarded(command, arguments))
+
+
+def _under_launcher() -> bool:
+    return "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
+def _start() -> None:
+    """Progress goes to standard error, one line at a time; libraries speak up from warnings on."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("labtrail").setLevel(logging.INFO)
+
+
+def _guarded(command: click.Command, arguments: Sequence[str] | None) -> int:
+    """Runs a click command; errors that a user can mend become lines on standard error."""
+    try:
+        return command.main(args=arguments, standalone_mode=False) or 0
+    except click.ClickException as error:
+        return _refused(error.format_message(), error.exit_code)
+    except click.Abort:
+        return _refused("interrupted", 130)
+    except LabtrailError as error:
+        return _refused(str(error), error.exit_status)
+
+
+def _refused(message: str, status: int) -> int:
+    for line in message.splitlines():
+        click.echo(f"error: {line}", err=True)
+    if "MLFLOW_RUN_ID" in os.environ:
+        from labtrail.run import refuse
+
+        refuse(message)
+    return status
+
+
+def _overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """``--a.b value`` and ``--a.b=value`` as pairs."""
+    pairs = []
+    rest = list(arguments)
+    while rest:
+        name = rest.pop(0)
+        if not name.startswith("--"):
+            raise ConfigError([f"{name}: unexpected argument; values are given as --key value"])
+        key, has_value, value = name.removeprefix("--").partition("=")
+        if not has_value:
+            if not rest:
+                raise ConfigError([f"{name}: a value is missing; write {name} VALUE"])
+            value = rest.pop(0)
+        pairs.append((key, value))
+    return pairs
+
+
+def _keys_help(task: Task[Any]) -> str:
+    rows = [(f"--{key}", default, text) for key, default, text in describe(task.config)]
+    lines = [f"{key} [{default}]  {text}" for key, default, text in rows]
+    return "\b\nConfig values, each an option that overrides the file:\n" + "\n".join(lines)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _labtrail() -> None:
+    """Looks after the store in which all runs live (MLFLOW_TRACKING_URI, or ./mlflow.db)."""
+
+
+@_labtrail.command()
+def init() -> int:
+    """Creates or migrates the store and creates one experiment per project; safe to repeat."""
+    from labtrail import store
+
+    if not Path("MLproject").is_file():
+        raise LabtrailError(f"{Path.cwd()}: no MLproject here; run labtrail in the project's folder")
+    for name, experiment_id in store.initialise(_experiments()).items():
+        click.echo(f"experiment {name}: id {experiment_id}")
+    click.echo(f"store: {store.tracking_uri()}")
+    return 0
+
+
+@_labtrail.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; only this machine unless told."
+)
+def ui(port: int, host: str) -> int:
+    """Starts the MLflow UI as it should be started, and prints a link for each experiment."""
+    from labtrail import links, store
+
+    base = f"http://{host}:{port}"
+    for name, experiment_id in store.initialise(_experiments()).items():
+        click.echo(f"{name:10} {links.experiment_chart(base, experiment_id)}")
+    # More than one worker makes every request slower; job execution starts several idle processes.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.tracking_uri()]
+    server += ["--workers", "1", "--host", host, "--port", str(port)]
+    sys.stdout.flush()
+    os.execve(sys.executable, server, environment)  # noqa: S606 no shell is the point
+
+
+def _experiments() -> list[str]:
+    """One experiment per project, and one for the tour."""
+    return [*sorted(path.parent.name for path in Path("projects").glob("*/__main__.py")), "tour"]
+
+
+def main() -> None:
+    """Entry point of the ``labtrail`` command."""
+    command_line(_labtrail)

@@ -1,0 +1,196 @@
+"""From YAML and ``--a.b value`` overrides to one frozen, typed config, or to one line per problem."""
+
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from labtrail.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of every part of a config: frozen, and unknown keys are errors.
+
+    The docstring under each field is its help text: one line with meaning and unit.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class Compute(Section):
+    """How a task uses the machine; every task config has it as ``compute``."""
+
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """mixed precision: no (float32), bf16 or fp16 (fp16 needs a GPU)"""
+    threads: int | None = Field(default=1, ge=1, le=1024)
+    """CPU threads of torch in each process; fixed, because sums depend on it; empty: torch decides"""
+
+
+class TaskConfig(Section):
+    """What every task config has."""
+
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """seed of weights, data order and augmentation"""
+    compute: Compute = Compute()
+
+
+Config = TypeVar("Config", bound=TaskConfig)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a repeated key is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise ConfigError([f"line {node.value[position][0].start_mark.line + 1}: {key}: key given twice"])
+        return super().construct_mapping(node, deep)
+
+
+def load_config(cls: type[Config], path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """Reads a YAML file, applies overrides and validates.
+
+    Args:
+        cls: the task's config class.
+        path: YAML file of values only.
+        overrides: (dotted key, text) pairs; the text is read as a YAML value.
+
+    Raises:
+        ConfigError: with one line per problem, each naming the file or the option, the key and the value.
+    """
+    values = _read(path)
+    origin: dict[str, str] = {}
+    for key, text in overrides:
+        _assign(values, key, _value(text))
+        origin[key] = f"--{key}"
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(cls, path, origin, problem) for problem in error.errors(include_url=False)]
+        raise ConfigError(problems) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = sorted(str(other) for other in path.parent.glob("*.yaml"))
+        raise ConfigError([f"{path}: no such config file{_choices(path.name, near) if near else ''}"])
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 a SafeLoader
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not valid YAML: {' '.join(str(error).split())}"]) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path}: expected keys and values, found a {type(values).__name__}"])
+    return values
+
+
+def _value(text: str) -> Any:
+    """The YAML value of an override; words such as ``no`` and ``on`` stay words."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, bool) and text.lower() not in ("true", "false") else value
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError([f"--{key}: {parent} is a value, not a section"])
+        values = inner
+    values[last] = value
+
+
+def _describe(cls: type[BaseModel], path: Path, origin: Mapping[str, str], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    where = f"{origin[key]}:" if key in origin else f"{path}: {key}:"
+    if problem["type"] == "extra_forbidden":
+        section = _section_at(cls, location[:-1])
+        names = list(section.model_fields) if section else []
+        return f"{where} unknown key{_choices(location[-1], names)}"
+    if problem["type"] == "missing":
+        return f"{where} missing; it has no default"
+    hint = " (YAML reads an unquoted no as false: quote it)" if problem["input"] is False else ""
+    return f"{where} {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}{hint}"
+
+
+def _choices(name: str, valid: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6) or [
+        other
+        for other in valid
+        if Path(other).name in difflib.get_close_matches(name, [Path(v).name for v in valid], 1)
+    ]
+    return f" (did you mean {close[0]!r}?)" if close else f" (valid: {', '.join(valid)})"
+
+
+def _section_at(cls: type[BaseModel], location: Sequence[str]) -> type[BaseModel] | None:
+    current: type[BaseModel] | None = cls
+    for name in location:
+        field = current.model_fields.get(name) if current else None
+        current = _section_of(field.annotation) if field else None
+    return current
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((inner for inner in map(_section_of, get_args(annotation)) if inner), None)
+    return None
+
+
+def flatten(config: BaseModel) -> dict[str, Any]:
+    """The values of a config under dotted keys."""
+
+    def walk(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
+        for name in type(section).model_fields:
+            value = getattr(section, name)
+            if isinstance(value, BaseModel):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    return dict(walk(config, ""))
+
+
+def describe(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """(dotted key, default, help text) of every value a config has, for ``--help``."""
+    for name, field in cls.model_fields.items():
+        inner = _section_of(field.annotation)
+        if inner is not None:
+            yield from describe(inner, f"{prefix}{name}.")
+        else:
+            default = "required" if field.is_required() else _as_yaml(field.get_default(call_default_factory=True))
+            yield f"{prefix}{name}", default, field.description or ""
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return str(list(value))
+    return "" if value is None else str(value)
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The config as the YAML that would load it again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short identity of JSON-like values and configs, 16 hexadecimal digits."""
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

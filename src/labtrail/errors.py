@@ -1,0 +1,52 @@
+"""Errors that a user can mend; the command line prints them without a traceback.
+
+LabtrailError
+├── ConfigError    a config file, a key or a value; nothing has been started (exit status 2)
+├── DataError      a data file, with its row and column (exit status 2)
+├── LaunchError    processes, devices or precision that were asked for and are not there (exit status 2)
+├── ClaimError     the run or its key belongs to other work (exit status 2)
+├── CheckpointError  a checkpoint that cannot be written or read
+└── MetricError    a metric that is not a finite number
+"""
+
+
+class LabtrailError(Exception):
+    """Base of every error whose message tells the user what to do next."""
+
+    exit_status = 1
+
+
+class ConfigError(LabtrailError):
+    """One or several problems of a config, one line each."""
+
+    exit_status = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class DataError(LabtrailError):
+    """A data file that cannot be used as it is."""
+
+    exit_status = 2
+
+
+class LaunchError(LabtrailError):
+    """The machine does not offer what was asked for."""
+
+    exit_status = 2
+
+
+class ClaimError(LabtrailError):
+    """A run that belongs to other work."""
+
+    exit_status = 2
+
+
+class CheckpointError(LabtrailError):
+    """A checkpoint that cannot be written or read."""
+
+
+class MetricError(LabtrailError):
+    """A metric that is not a finite number."""

@@ -1,0 +1,284 @@
+"""One run from start to end: claim, follow the stream of records, end honestly."""
+
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from labtrail import contract, store
+from labtrail.checkpoint import Checkpoint
+from labtrail.config import Config, fingerprint
+from labtrail.errors import LabtrailError
+from labtrail.figures import learning_curves
+from labtrail.launch import make_accelerator
+from labtrail.peers import EndStatus, Peers
+from labtrail.query import Query
+from labtrail.record import DataSource, Record
+from labtrail.run import Claim, Identity, Run, Status, claim
+from labtrail.signals import Guard, Interrupted
+from labtrail.task import Task
+
+_log = logging.getLogger("labtrail")
+
+GRACE_S = 10.0
+_POLL_S = 2.0
+_CURVES = ("train/", "validation/")
+_JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID")
+_COLLECTIVE_MARKS = ("gloo", "NCCL", "TCPStore", "Connection closed by peer", "Connection reset")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as opposed to what: none of this decides a result.
+
+    Attributes:
+        again: run anew although the work may be done.
+        processes: how many processes there must be; None: as many as were started.
+        timeout_s: seconds after which a rank that does not answer counts as lost.
+    """
+
+    again: bool = False
+    processes: int | None = None
+    timeout_s: float = 600.0
+
+
+def follow(
+    task: Task[Config], config: Config, run: Run, accelerator: Accelerator, checkpoint: Checkpoint
+) -> Iterator[Record]:
+    """Drives a task: logs each record, saves the state it leaves, and passes the record on.
+
+    Log comes before save: a crash between the two repeats a point and never loses one.
+    """
+    began = time.perf_counter()
+    with closing(task.function(config, accelerator, checkpoint)) as records:
+        for record in records:
+            extra = {**checkpoint.judge(record), "system/epoch_seconds": time.perf_counter() - began}
+            extra["system/memory_mib"] = _peak_memory_mib()
+            if accelerator.is_main_process:
+                run.log(record, extra)
+                if record.metrics:
+                    _log.info("%s", _one_line(record))
+            checkpoint.save(record)
+            yield record
+            began = time.perf_counter()
+    checkpoint.finish()
+
+
+def execute(task: Task[Config], config: Config, options: Options) -> int:
+    """Runs a task to its end, however that is.
+
+    Returns:
+        The exit status: 0 only if the work is done.
+    """
+    sources = tuple(task.sources(config))
+    accelerator = make_accelerator(config.compute, options.processes, options.timeout_s)
+    identity = _identify(task, config, sources, accelerator)
+    own = _claim_together(task, identity, accelerator, options.again)
+    if own.state == "finished":
+        if accelerator.is_main_process:
+            _log.info("already done: run %s has finished this work; --again runs it anew", own.run_id)
+        return 0
+    run = Run(own.run_id)
+    return _Attempt(task, config, run, accelerator, identity).run_to_end()
+
+
+class _Attempt:
+    """One process's part in one attempt at a run."""
+
+    def __init__(
+        self, task: Task[Config], config: Config, run: Run, accelerator: Accelerator, identity: Identity
+    ) -> None:
+        self._task = task
+        self._config = config
+        self._run = run
+        self._accelerator = accelerator
+        self._identity = identity
+        token = _broadcast(uuid.uuid4().hex)
+        folder = store.state_folder() / "peers" / f"{run.run_id}-{token}"
+        self._peers = Peers(folder, accelerator.process_index, accelerator.num_processes)
+        self._guard = Guard(GRACE_S, self._last_words)
+        self._checkpoint: Checkpoint | None = None
+
+    def run_to_end(self) -> int:
+        self._guard.arm()
+        try:
+            # A signal may arrive between an error and its handling: the outer clause still closes the run.
+            try:
+                self._work()
+                self._guard.disarm()
+                self._close("FINISHED")
+                return 0
+            except Exception as error:
+                self._guard.disarm()
+                return self._failed(error)
+        except Interrupted as interruption:
+            self._guard.disarm()
+            return self._interrupted(interruption)
+        finally:
+            self._guard.close()
+
+    def _work(self) -> None:
+        if self._accelerator.is_main_process:
+            self._run.start(self._identity)
+            self._run.download(contract.CHECKPOINTS)
+        self._checkpoint = Checkpoint(
+            self._run.folder / contract.CHECKPOINTS,
+            self._accelerator,
+            score=self._task.score,
+            config=self._config.model_dump(mode="json"),
+            upload=self._run.upload if self._run.remote else None,
+        )
+        metrics: dict[str, float] = {}
+        for record in follow(self._task, self._config, self._run, self._accelerator, self._checkpoint):
+            metrics |= record.metrics
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            self._run.describe(_description(self._identity, metrics))
+            self._draw_curves()
+
+    def _draw_curves(self) -> None:
+        history = Query(run_ids=[self._run.run_id], statuses=["RUNNING"]).history()
+        per_step = history.groupby("metric")["step"].nunique()
+        curves = [name for name in per_step[per_step > 1].index if name.startswith(_CURVES)]
+        if curves:
+            figure = learning_curves(history[history["metric"].isin(curves)], self._identity.name)
+            self._run.store_file("figures/curves.png", figure)
+
+    def _failed(self, error: Exception) -> int:
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, LabtrailError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            _log.exception("the task failed")
+        self._end("FAILED", text, consequence=_is_consequence(error))
+        return error.exit_status if isinstance(error, LabtrailError) else 1
+
+    def _interrupted(self, interruption: Interrupted) -> int:
+        self._end("KILLED", str(interruption))
+        return interruption.exit_status
+
+    def _end(self, status: EndStatus, reason: str, *, consequence: bool = False) -> None:
+        self._peers.leave(status, reason, consequence=consequence)
+        if self._checkpoint is not None:
+            try:
+                self._checkpoint.flush()
+            except LabtrailError as error:
+                _log.error("%s", error)
+        if self._peers.in_charge():
+            verdict = self._peers.verdict()
+            self._close(verdict.status, verdict.reason)
+
+    def _last_words(self, name: str) -> None:
+        """The main thread has not answered a signal: it hangs, in a collective most likely."""
+        self._peers.leave("KILLED", f"{name} (the process did not answer within {GRACE_S:g} s)")
+        if self._peers.in_charge():
+            verdict = self._peers.verdict()
+            self._close(verdict.status, verdict.reason)
+
+    def _close(self, status: Status, reason: str = "") -> None:
+        if status == "FINISHED":
+            self._peers.clear()
+            if not self._accelerator.is_main_process:
+                return
+        self._run.end(status, reason)
+        _log.info("run %s %s%s", self._run.run_id, status, f": {reason}" if reason else "")
+
+
+def _claim_together(task: Task[Config], identity: Identity, accelerator: Accelerator, again: bool) -> Claim:
+    """The main process claims, the others learn what; while another process holds the work, all wait."""
+    told = False
+    while True:
+        own = None
+        if accelerator.is_main_process:
+            experiment_id = store.initialise([task.experiment_name])[task.experiment_name]
+            own = claim(store.connect(), identity, experiment_id, again)
+        state, run_id = _broadcast((own.state, own.run_id) if own else None)
+        if state != "busy":
+            return own or Claim(state, run_id)
+        if not told and accelerator.is_main_process:
+            _log.info("run %s is doing this very work in another process; waiting for it", run_id)
+        told = True
+        time.sleep(_POLL_S)
+
+
+def _broadcast(value: Any) -> Any:
+    """The main process's value on every rank."""
+    return broadcast_object_list([value])[0]
+
+
+def work_key(task: Task[Config], config: Config, sources: Sequence[DataSource], processes: int) -> str:
+    """The identity of a piece of work: the same task, config, data and number of processes give the same results."""
+    return fingerprint(task.name, config, [(source.context, source.digest) for source in sources], processes)
+
+
+def _identify(task: Task[Config], config: Config, sources: Sequence[DataSource], accelerator: Accelerator) -> Identity:
+    key = work_key(task, config, sources, accelerator.num_processes)
+    tags = {
+        contract.PROCESSES: str(accelerator.num_processes),
+        contract.DEVICE: _device_name(accelerator),
+        contract.TORCH: str(torch.__version__),
+        **_git_tags(),
+    }
+    job = next((os.environ[name] for name in _JOB_VARIABLES if name in os.environ), None)
+    if job:
+        tags[contract.JOB_ID] = job
+    return Identity(task.name, task.run_name(config), key, config, sources, tags)
+
+
+def _device_name(accelerator: Accelerator) -> str:
+    if accelerator.device.type == "cuda":
+        return torch.cuda.get_device_name(accelerator.device)
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _git_tags() -> dict[str, str]:
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        return {}
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {contract.GIT_COMMIT: commit, contract.GIT_DIRTY: str(bool(changes)).lower()}
+
+
+def _is_consequence(error: Exception) -> bool:
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _COLLECTIVE_MARKS)
+
+
+def _peak_memory_mib() -> float:
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / 1024
+
+
+def _one_line(record: Record) -> str:
+    values = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+    return f"step {record.step}  {values}"
+
+
+def _description(identity: Identity, metrics: Mapping[str, float]) -> str:
+    data = "; ".join(
+        f"{source.context}: {source.name} ({', '.join(f'{k} {v}' for k, v in source.profile.items())})"
+        for source in identity.sources
+    )
+    results = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name.startswith("test/"))
+    parts = [f"Task `{identity.task}`, {identity.name}.", f"Data: {data}." if data else "", f"Result: {results}."]
+    return " ".join(part for part in parts if part) if results else " ".join(part for part in parts[:2] if part)

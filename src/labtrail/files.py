@@ -1,0 +1,85 @@
+"""Files that are whole or absent: written under a temporary name, synced, then renamed."""
+
+import hashlib
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+_CHUNK = 1 << 20
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file that no reader ever sees half-written; makes the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Syncs every file below a folder, and the folder itself."""
+    for path in folder.rglob("*"):
+        sync_folder(path)
+    sync_folder(folder)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """sha-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def encode(name: str, content: Any) -> bytes:
+    """The bytes of an artifact: a Figure, a DataFrame, a str, bytes, or the path of a file.
+
+    Raises:
+        TypeError: no way is known to store this content under this name.
+    """
+    suffix = Path(name).suffix
+    buffer = io.BytesIO()
+    match content:
+        case bytes():
+            return content
+        case str():
+            return content.encode()
+        case Path():
+            return content.read_bytes()
+        case Figure():
+            content.savefig(buffer, format=suffix.removeprefix("."), dpi=150, bbox_inches="tight")
+        case pd.DataFrame() if suffix == ".csv":
+            content.to_csv(buffer, index=False)
+        case pd.DataFrame() if suffix == ".parquet":
+            content.to_parquet(buffer, index=False)
+        case _:
+            raise TypeError(f"cannot store a {type(content).__name__} as {name}")
+    return buffer.getvalue()

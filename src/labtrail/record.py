@@ -1,0 +1,68 @@
+"""What science yields: records of what was measured, and the data it was measured on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Record:
+    """The outcome of one epoch or one measurement.
+
+    Attributes:
+        step: epoch (counted from 0) or index of the measurement.
+        metrics: name -> finite number; names are grouped by a prefix (``train/loss``).
+        files: artifact path -> what to store there: a matplotlib Figure (``.png``), a pandas
+            DataFrame (``.csv``, ``.parquet``), a str or bytes, or the path of an existing file.
+    """
+
+    step: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One data set that a run reads.
+
+    Attributes:
+        name: what people call it (``wlasl50-train``).
+        context: its part in the run: ``train``, ``validation`` or ``test``.
+        location: file, folder or name it was read from.
+        digest: sha-256 of its content, hexadecimal.
+        profile: counts worth seeing beside the name (``{"clips": 276}``).
+    """
+
+    name: str
+    context: str
+    location: str
+    digest: str
+    profile: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Progress:
+    """The only loop state that is neither model nor optimizer; saved with every checkpoint.
+
+    Attributes:
+        epoch: number of epochs that are done, hence the index of the next one.
+        best_epoch: number of epochs done when ``best_score`` was reached; None before the first score.
+        best_score: the best value of the task's score so far.
+    """
+
+    epoch: int = 0
+    best_epoch: int | None = None
+    best_score: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fields by name, for a checkpoint."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes the fields of a checkpoint over."""
+        vars(self).update(state)
+
+
+def named(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The same metrics under ``prefix/name``."""
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}

@@ -1,0 +1,311 @@
+"""Run: the one writer to MLflow. It claims its work, logs records and always ends honestly."""
+
+import json
+import math
+import numbers
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlparse
+
+from filelock import FileLock, Timeout
+from mlflow import MlflowClient, artifacts
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
+from mlflow.tracking.context import registry
+from pydantic import BaseModel
+
+from labtrail import contract, store
+from labtrail.config import flatten, to_yaml
+from labtrail.errors import ClaimError, MetricError
+from labtrail.files import encode, remove, write_atomically
+from labtrail.record import DataSource, Record
+
+_METRICS_PER_CALL = 1000
+_LONGEST_DIGEST = 36
+_LONGEST_REASON = 1000
+# Names that MLflow invents (bold-ape-12) give way to telling ones; names that people gave stay.
+_INVENTED_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is of.
+
+    Attributes:
+        task: name of the task and of its experiment.
+        name: a short, telling run name.
+        key: fingerprint of task, config, data and number of processes.
+        config: the frozen config.
+        sources: the data sets it reads.
+        tags: what else is worth knowing (device, versions).
+    """
+
+    task: str
+    name: str
+    key: str
+    config: BaseModel
+    sources: Sequence[DataSource]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The answer to "whose work is this?".
+
+    Attributes:
+        state: ``mine`` (write into ``run_id``), ``finished`` (``run_id`` holds the result) or ``busy``
+            (a live process is writing ``run_id``).
+        run_id: the run.
+        lock: held while the run is ours.
+    """
+
+    state: Literal["mine", "finished", "busy"]
+    run_id: str
+    lock: FileLock | None = None
+
+
+def claim(client: MlflowClient, identity: Identity, experiment_id: str, again: bool) -> Claim:
+    """Finds the run that this work belongs to, or opens one; compares first and writes after.
+
+    A run that ``mlflow run`` has created for this process is used if the work is new; otherwise it is
+    marked as a pointer to the run that already holds the work, since deleting it would fail its parent.
+
+    Args:
+        client: of the store.
+        identity: of the work.
+        experiment_id: where a new run goes.
+        again: whether to run anew although the work may be done.
+
+    Raises:
+        ClaimError: the given run belongs to other work; nothing was written.
+    """
+    given = os.environ.get("MLFLOW_RUN_ID")
+    with store.locked(f"claim-{identity.key}"):
+        own = client.get_run(given) if given else None
+        if own is not None and contract.KEY in own.data.tags:
+            return _claim_given(own, identity)
+        earlier = None if again else _find_earlier(client, identity.key)
+        if earlier is None:
+            run_id = own.info.run_id if own else _create(client, identity, experiment_id)
+            client.set_tag(run_id, contract.KEY, identity.key)
+            return Claim("mine", run_id, _try_lock(run_id))
+        if own is not None:
+            _point(client, own.info.run_id, earlier.run_id)
+        return earlier
+
+
+def _claim_given(own: MlflowRun, identity: Identity) -> Claim:
+    run_id, key = own.info.run_id, own.data.tags[contract.KEY]
+    if key != identity.key:
+        raise ClaimError(
+            f"run {run_id} has key {key}, this config and data have {identity.key}: "
+            "a run keeps its config; leave --run-id out to start another run"
+        )
+    return _claim_existing(own)
+
+
+def _find_earlier(client: MlflowClient, key: str) -> Claim | None:
+    found = store.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
+    claims = [_claim_existing(run) for run in found if contract.SAME_AS not in run.data.tags]
+    for state in ("finished", "mine", "busy"):
+        for position, one in enumerate(claims):
+            if one.state == state:
+                for other in claims[:position] + claims[position + 1 :]:
+                    _release(other)
+                return one
+    return None
+
+
+def _claim_existing(run: MlflowRun) -> Claim:
+    if run.info.status == "FINISHED" and contract.STATUS_REASON not in run.data.tags:
+        return Claim("finished", run.info.run_id)
+    lock = _try_lock(run.info.run_id)
+    return Claim("busy" if lock is None else "mine", run.info.run_id, lock)
+
+
+def _try_lock(run_id: str) -> FileLock | None:
+    """The lock that a run's writer holds; None while another live process has it."""
+    path = store.state_folder() / "locks" / f"run-{run_id}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
+def _release(one: Claim) -> None:
+    if one.lock is not None:
+        one.lock.release()
+
+
+def _create(client: MlflowClient, identity: Identity, experiment_id: str) -> str:
+    return client.create_run(experiment_id, tags=registry.resolve_tags(), run_name=identity.name).info.run_id
+
+
+def _point(client: MlflowClient, run_id: str, target: str) -> None:
+    client.set_tag(run_id, contract.SAME_AS, target)
+    client.set_tag(run_id, contract.NOTE, f"The same work as run `{target}`, which holds the results.")
+    client.update_run(run_id, name=f"same as {target[:8]}")
+
+
+def refuse(reason: str) -> None:
+    """Leaves the reason on the run that ``mlflow run`` has created, before the process gives up."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id:
+        client = store.connect()
+        if contract.KEY not in client.get_run(run_id).data.tags:
+            client.set_tag(run_id, contract.STATUS_REASON, f"REFUSED: {reason}"[:_LONGEST_REASON])
+
+
+def describe_given(text: str) -> None:
+    """Puts a paragraph on the run that ``mlflow run`` has created for a command that is no task."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id:
+        store.connect().set_tag(run_id, contract.NOTE, text)
+
+
+class Run:
+    """One MLflow run, written by one process.
+
+    Attributes:
+        run_id: MLflow's id.
+        folder: where artifacts are written: the artifact store itself when it is a local folder,
+            otherwise a working folder whose files are uploaded.
+        resumed: whether earlier attempts have left metrics.
+    """
+
+    def __init__(self, run_id: str, client: MlflowClient | None = None) -> None:
+        self.run_id = run_id
+        self._client = client or store.connect()
+        info = self._client.get_run(run_id).info
+        self.experiment_id = info.experiment_id
+        local = _local_path(str(info.artifact_uri))
+        self._remote = local is None
+        self.folder = local or store.state_folder() / "runs" / run_id
+        self._written: dict[str, dict[int, float]] = {}
+        self._ended = False
+
+    @property
+    def remote(self) -> bool:
+        """Whether artifacts must be uploaded, because the artifact store is not a local folder."""
+        return self._remote
+
+    def start(self, identity: Identity) -> None:
+        """Writes what the run is of: params, tags, data sets and the config; its status becomes RUNNING."""
+        before = self._client.get_run(self.run_id)
+        attempts = int(before.data.tags.get(contract.ATTEMPTS, 0)) + 1
+        self._written = {
+            key: {point.step: point.value for point in self._client.get_metric_history(self.run_id, key)}
+            for key in before.data.metrics
+        }
+        if before.info.run_name is None or _INVENTED_NAME.fullmatch(before.info.run_name):
+            self._client.update_run(self.run_id, name=identity.name)
+        tags = {contract.TASK: identity.task, contract.ATTEMPTS: str(attempts), **identity.tags}
+        params = {f"{contract.CONFIG_PREFIX}{key}": str(value) for key, value in flatten(identity.config).items()}
+        self._client.log_batch(
+            self.run_id,
+            params=[Param(key, value) for key, value in params.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        if contract.STATUS_REASON in before.data.tags:
+            self._client.delete_tag(self.run_id, contract.STATUS_REASON)
+        if attempts == 1:
+            self._client.log_inputs(self.run_id, [_dataset(source) for source in identity.sources])
+            self.store_file(contract.CONFIG_FILE, to_yaml(identity.config))
+        self._client.update_run(self.run_id, status="RUNNING")
+
+    def log(self, record: Record, extra: Mapping[str, float] | None = None) -> None:
+        """Writes a record's metrics in one batch, then its files.
+
+        A point that an earlier attempt has already written with the same value is not repeated.
+
+        Raises:
+            MetricError: a value that is not a finite number; nothing of the record is written.
+        """
+        values = {name: _checked(name, value) for name, value in {**record.metrics, **(extra or {})}.items()}
+        now = int(time.time() * 1000)
+        points = [
+            Metric(name, value, now, record.step)
+            for name, value in values.items()
+            if self._written.get(name, {}).get(record.step) != value
+        ]
+        for start in range(0, len(points), _METRICS_PER_CALL):
+            self._client.log_batch(self.run_id, metrics=points[start : start + _METRICS_PER_CALL])
+        for name, content in record.files.items():
+            self.store_file(name, content)
+
+    def store_file(self, name: str, content: Any) -> None:
+        """Stores one artifact under ``name``; the content is as in ``Record.files``."""
+        write_atomically(self.folder / name, encode(name, content))
+        self.upload(self.folder / name)
+
+    def upload(self, path: Path) -> None:
+        """Copies a file or folder of ``folder`` to the artifact store, where that is elsewhere."""
+        if not self._remote:
+            return
+        relative = path.relative_to(self.folder)
+        if path.is_dir():
+            self._client.log_artifacts(self.run_id, str(path), relative.as_posix())
+        else:
+            parent = relative.parent.as_posix()
+            self._client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
+
+    def download(self, name: str) -> None:
+        """Brings an artifact folder back into ``folder`` if the store has it and the local copy is gone."""
+        if not self._remote or (self.folder / name).exists():
+            return
+        if self._client.list_artifacts(self.run_id, name):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            artifacts.download_artifacts(run_id=self.run_id, artifact_path=name, dst_path=str(self.folder))
+
+    def describe(self, text: str) -> None:
+        """The paragraph on top of the run's page."""
+        self._client.set_tag(self.run_id, contract.NOTE, text)
+
+    def end(self, status: Status, reason: str = "") -> None:
+        """Closes the run; only the first call counts.
+
+        Args:
+            status: FINISHED only at the task's real end.
+            reason: why it ended otherwise; kept in a tag, since ``mlflow run`` overwrites KILLED.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        if reason:
+            self._client.set_tag(self.run_id, contract.STATUS_REASON, f"{status}: {reason}"[:_LONGEST_REASON])
+        self._client.set_terminated(self.run_id, status)
+        if self._remote and status == "FINISHED":
+            remove(self.folder)
+
+
+def _local_path(uri: str) -> Path | None:
+    parsed = urlparse(uri)
+    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
+
+
+def _dataset(source: DataSource) -> DatasetInput:
+    profile = {"sha256": source.digest, **source.profile}
+    dataset = Dataset(
+        name=source.name,
+        digest=source.digest[:_LONGEST_DIGEST],
+        source_type="local",
+        source=json.dumps({"uri": source.location}),
+        profile=json.dumps(profile),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", source.context)])
+
+
+def _checked(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise MetricError(f"metric {name}: expected a finite number, found {value!r}")
+    return float(value)
