@@ -12,9 +12,9 @@ leaves ``last`` or ``previous`` whole.
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +85,7 @@ class Checkpoint:
         self._model: nn.Module | None = None
         self._saved_epoch = 0
         self._uploaded_at = 0.0
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="labtrail-checkpoint")
-        self._pending: Future[None] | None = None
+        self._pending: _Background | None = None
 
     def restore(self, model: nn.Module, *, milestones: Sequence[int] = ()) -> Progress:
         """Continues from the newest whole checkpoint; call it once, after ``accelerator.prepare``.
@@ -148,14 +147,15 @@ class Checkpoint:
                 "processes": self._accelerator.num_processes,
                 "metrics": dict(record.metrics),
             }
-            self._pending = self._writer.submit(self._publish, new, state)
+            self._pending = _Background(lambda: self._publish(new, state))
+            self._pending.start()
 
     def flush(self) -> None:
         """Waits until the last save is durable; raises what went wrong with it."""
         pending, self._pending = self._pending, None
         if pending is not None:
             with _clear_errors(self.folder):
-                pending.result()
+                pending.wait()
 
     def finish(self) -> None:
         """Makes everything durable at the end of the task and drops what only a resume needs twice."""
@@ -283,6 +283,35 @@ class Checkpoint:
                 f"{self._accelerator.num_processes}; launch the same number, or start anew with --again"
             )
         return None
+
+
+class _Background:
+    """One call in a thread of its own.
+
+    A daemon thread and not an executor: a signal's exception inside an executor's first submit leaves a
+    thread that the interpreter waits for at exit, for ever.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="labtrail-checkpoint", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits for the end of the call and raises what it raised."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except BaseException as error:  # noqa: BLE001 raised again by wait()
+            self._error = error
 
 
 def load_portable(path: Path) -> dict[str, Any]:
