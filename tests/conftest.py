@@ -3,8 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.workspace import REAL_DATA, Workspace
+
+# Wall time says nothing on a shared machine; the same examples on every run make a failure repeatable.
+settings.register_profile("labtrail", deadline=None, derandomize=True)
+settings.load_profile("labtrail")
 
 
 @pytest.fixture

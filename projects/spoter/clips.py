@@ -164,7 +164,7 @@ def _split(cells: pa.Array) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError("a cell is not a list")
     inside = pc.call_function("utf8_slice_codeunits", [bare], pc.SliceOptions(1, -1))
     parts = pc.call_function("split_pattern", [inside], pc.SplitPatternOptions(","))
-    numbers = pc.cast(pc.call_function("utf8_ltrim_whitespace", [parts.flatten()]), pa.float64())
+    numbers = pc.cast(pc.call_function("utf8_trim_whitespace", [parts.flatten()]), pa.float64())
     return numbers.to_numpy(zero_copy_only=False), np.diff(parts.offsets.to_numpy()).astype(np.int64)
 
 

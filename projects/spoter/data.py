@@ -59,7 +59,7 @@ def load_splits(config: DataConfig) -> Splits:
     train = clips["train"].labels
     first = 0 if train.min() == 0 else 1
     classes = config.classes or int(train.max()) - first + 1
-    if classes < 2:
+    if classes < 2 and train.min() == train.max():
         raise DataError(f"{clips['train'].path}: only one class in column {config.label_column}; nothing to tell apart")
     splits = {name: Split(name, own, _from_zero(own, first, classes, config)) for name, own in clips.items()}
     return Splits(**splits, classes=classes, first_label=first)

@@ -118,7 +118,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
 def _describe(cls: type[BaseModel], path: Path, origin: Mapping[str, str], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
-    where = f"{origin[key]}:" if key in origin else f"{path}: {key}:"
+    given = next((option for name, option in origin.items() if f"{name}.".startswith(f"{key}.")), None)
+    where = f"{given}:" if given else f"{path}: {key}:"
     if problem["type"] == "extra_forbidden":
         section = _section_at(cls, location[:-1])
         names = list(section.model_fields) if section else []
@@ -187,7 +188,7 @@ def _as_yaml(value: Any) -> str:
 
 def to_yaml(config: BaseModel) -> str:
     """The config as the YAML that would load it again."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -22,7 +22,9 @@ def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def _history(workspace: Workspace, run_id: str) -> pd.DataFrame:
     client = workspace.client()
     names = sorted(name for name in client.get_run(run_id).data.metrics if not name.startswith(_TIMES))
-    points = [(point.key, point.step, point.value) for name in names for point in client.get_metric_history(run_id, name)]
+    points = [
+        (point.key, point.step, point.value) for name in names for point in client.get_metric_history(run_id, name)
+    ]
     return pd.DataFrame(points, columns=["metric", "step", "value"])
 
 

@@ -1,0 +1,102 @@
+"""Every config file loads, every entry point agrees with its task, and the command line is frozen."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from labtrail.config import describe, load_config
+from labtrail.task import Task
+from projects.__main__ import TASK as TOUR
+from projects.__main__ import TourConfig
+from projects.fetch import known_datasets
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS: dict[str, Task[Any]] = {
+    path.parent.name: import_module(f"projects.{path.parent.name}.__main__").TASK
+    for path in sorted((ROOT / "projects").glob("*/__main__.py"))
+}
+ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+# What others already write in their scripts; a key may be added, never renamed.
+FROZEN = {
+    "spoter": {
+        "seed", "compute.precision", "compute.threads", "data.train", "data.validation", "data.test",
+        "data.label_column", "data.classes", "data.synthetic.classes", "data.synthetic.train",
+        "data.synthetic.validation", "data.synthetic.test", "data.synthetic.frames", "data.synthetic.noise",
+        "data.synthetic.seed", "model.heads", "model.layers", "model.feed_forward", "model.dropout",
+        "augment.variant", "augment.probability", "augment.rounds", "augment.noise", "augment.frame_drop",
+        "train.epochs", "train.optimizer", "train.learning_rate", "train.schedule", "train.warmup",
+        "train.weight_decay", "train.label_smoothing", "train.batch_size", "train.max_frames", "train.clip_norm",
+        "train.milestones", "train.baseline",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_config_file_loads(path: Path) -> None:
+    folder = path.relative_to(ROOT / "configs").parts[0]
+    task = TASKS.get(folder, TOUR)
+    config = load_config(task.config, path)
+    assert set(yaml.safe_load(path.read_text())) <= set(type(config).model_fields)
+
+
+def test_every_folder_of_configs_has_a_task() -> None:
+    folders = {path.name for path in (ROOT / "configs").iterdir() if path.is_dir()}
+    assert folders == set(TASKS)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_entry_point_and_task_agree(name: str) -> None:
+    entry = ENTRY_POINTS[name]
+    assert entry["parameters"]["config"]["default"] == str(TASKS[name].default)
+    assert f"python -m projects.{name} --config {{config}}" in entry["command"]
+    assert TASKS[name].default.is_file()
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_entry_point_is_one_command_that_replaces_its_shell(name: str) -> None:
+    command = ENTRY_POINTS[name]["command"]
+    assert command.startswith("exec ")
+    assert not set(";|&<>") & set(command)
+
+
+def test_parameters_are_strings() -> None:
+    # MLflow leaves a run RUNNING when it refuses a path or uri itself.
+    types = {entry["type"] for point in ENTRY_POINTS.values() for entry in point["parameters"].values()}
+    assert types == {"string"}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_keys_are_frozen_and_explained(name: str) -> None:
+    found = list(describe(TASKS[name].config))
+    assert FROZEN[name] <= {key for key, _, _ in found}
+    assert all(text for _, _, text in found)
+
+
+def test_tour_stops_exist() -> None:
+    config = load_config(TourConfig, TOUR.default)
+    assert {stop.project for stop in config.stops} == set(TASKS)
+    for stop in config.stops:
+        load_config(TASKS[stop.project].config, stop.config, list(stop.overrides.items()))
+
+
+def test_known_datasets() -> None:
+    assert {"wlasl50", "wlasl100"} <= set(known_datasets())
+
+
+def test_labtrail_lists_its_commands() -> None:
+    from labtrail.cli import _labtrail
+
+    answer = CliRunner().invoke(_labtrail, ["--help"])
+    assert answer.exit_code == 0
+    assert {"init", "ui"} <= {line.split()[0] for line in answer.output.splitlines() if line.startswith("  ")}

@@ -1,0 +1,76 @@
+"""Imports go downward only: the platform knows no project, and few modules know MLflow."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+FLOORS = {
+    "errors": 0, "contract": 0, "config": 0, "record": 0, "statistics": 0, "figures": 0, "files": 0, "links": 0,
+    "seeding": 0, "signals": 0, "fetch": 1, "peers": 1, "launch": 1, "store": 1, "run": 2, "query": 2, "checkpoint": 2,
+    "task": 3, "execute": 4, "cli": 5,
+}  # fmt: skip
+MAY_IMPORT = {"mlflow": {"store", "run", "query"}, "optuna": {"study"}}
+HEAVY = {"mlflow", "optuna", "torch"}
+
+
+def modules() -> list[Path]:
+    return sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "projects").rglob("*.py")])
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield str(node.module)
+            if node.module in ("labtrail", "projects"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_keeps_to_its_floor(path: Path) -> None:
+    place = path.relative_to(ROOT).parts
+    for name in imports(path):
+        root, *rest = name.split(".")
+        if root in MAY_IMPORT:
+            assert path.stem in MAY_IMPORT[root], f"{name} may only be imported by {MAY_IMPORT[root]}"
+        if place[0] == "src":
+            assert root != "projects", "the platform knows no project"
+            if root == "labtrail" and rest and rest[0] in FLOORS and path.stem in FLOORS:
+                assert FLOORS[rest[0]] <= FLOORS[path.stem], f"{path.stem} imports {name} from a floor above"
+        if place[0] == "projects" and root == "projects" and len(rest) > 1 and len(place) > 2:
+            assert rest[0] == place[1], "one project reaches into another"
+        if path.stem == "analysis":
+            assert rest[-1:] != ["train"], "analysis reads runs, not training code"
+
+
+def test_every_module_of_the_platform_has_a_floor() -> None:
+    names = {path.stem for path in (ROOT / "src/labtrail").glob("*.py")} - {"__init__"}
+    assert names == set(FLOORS)
+
+
+def test_no_circle_among_modules() -> None:
+    def name_of(path: Path) -> str:
+        parts = path.relative_to(ROOT / "src" if "src" in path.parts else ROOT).with_suffix("").parts
+        return ".".join(parts).removesuffix(".__init__")
+
+    graph = {name_of(path): set(imports(path)) for path in modules()}
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, f"circle: {' -> '.join([*above, name])}"
+        for other in graph[name]:
+            if other in graph and other != name:
+                visit(other, (*above, name))
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))

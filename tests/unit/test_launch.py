@@ -1,0 +1,46 @@
+"""Device, precision and processes are what was asked, or an error."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from labtrail.config import Compute
+from labtrail.errors import LaunchError
+from labtrail.launch import make_accelerator, use_gpu
+
+
+@pytest.mark.parametrize(("value", "granted"), [(None, False), ("", False), ("-1", False), ("0", True), ("1,2", True)])
+def test_gpu_only_where_it_is_granted(value: str | None, granted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert use_gpu() is granted
+
+
+@pytest.fixture(autouse=True)
+def _cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(LaunchError, match="fp16 needs a GPU"):
+        make_accelerator(Compute(precision="fp16"), None, 60)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that must be missing")
+def test_granted_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(LaunchError, match="grants a GPU, but torch"):
+        make_accelerator(Compute(), None, 60)
+
+
+def test_other_number_of_processes_is_an_error() -> None:
+    with pytest.raises(LaunchError, match="2 processes were asked for, 1 started"):
+        make_accelerator(Compute(), 2, 60)
+
+
+def test_threads_and_device() -> None:
+    accelerator = make_accelerator(Compute(threads=1), None, 60)
+    assert isinstance(accelerator, Accelerator)
+    assert accelerator.device.type == "cpu"
+    assert torch.get_num_threads() == 1

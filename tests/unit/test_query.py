@@ -1,0 +1,79 @@
+"""Query pages, filters, keeps the last value of a step and says what it left out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+from labtrail import contract, store
+from labtrail.query import Query
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowClient]:
+    folder: Path = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+        ids = store.initialise(["toy", "other"])
+        client = store.connect()
+        for seed in range(3):
+            _run(client, ids["toy"], seed, "FINISHED")
+        _run(client, ids["other"], 3, "FINISHED")
+        _run(client, ids["toy"], 4, "FAILED")
+        _run(client, ids["toy"], 5, "RUNNING")
+        pointer = _run(client, ids["toy"], 6, "FINISHED")
+        client.set_tag(pointer, contract.SAME_AS, "x")
+        client.delete_run(_run(client, ids["toy"], 7, "FINISHED"))
+        yield client
+
+
+def _run(client: MlflowClient, experiment: str, seed: int, status: str) -> str:
+    run_id = client.create_run(experiment, run_name=f"toy-s{seed}").info.run_id
+    points = [Metric("train/loss", 1.0 / (step + 1), step, step) for step in range(4)]
+    points.append(Metric("train/loss", 9.0, 99, 2))
+    tags = [RunTag(contract.TASK, "toy"), RunTag(contract.CAMPAIGN, "even" if seed % 2 == 0 else "odd")]
+    client.log_batch(run_id, metrics=points, params=[Param("cfg.seed", str(seed)), Param("seed", "raw")], tags=tags)
+    if status != "RUNNING":
+        client.set_terminated(run_id, status)
+    return run_id
+
+
+def test_finished_runs_wherever_they_are(client: MlflowClient) -> None:
+    query = Query("toy", client=client)
+    runs = query.runs()
+    assert runs["cfg.seed"].tolist() == ["0", "1", "2", "3"]
+    assert runs["experiment_id"].nunique() == 2
+    assert "seed" not in runs
+    assert runs["train/loss"].tolist() == [0.25] * 4
+    assert query.summary() == "4 runs; left out: 1 failed, 1 points to another run, 1 running"
+
+
+def test_filters(client: MlflowClient) -> None:
+    assert Query("toy", config={"seed": 1}, client=client).runs()["name"].tolist() == ["toy-s1"]
+    assert Query("toy", campaign="even", client=client).runs()["cfg.seed"].tolist() == ["0", "2"]
+    assert Query("toy", statuses=["FAILED"], client=client).runs()["cfg.seed"].tolist() == ["4"]
+    assert Query("absent", client=client).runs().empty
+    run_id = Query("toy", config={"seed": 1}, client=client).runs()["run_id"].item()
+    assert Query(run_ids=[run_id], client=client).runs()["run_id"].tolist() == [run_id]
+
+
+def test_history_keeps_the_last_value_of_a_step(client: MlflowClient) -> None:
+    history = Query("toy", config={"seed": 0}, client=client).history()
+    assert history["step"].tolist() == [0, 1, 2, 3]
+    assert history["value"].tolist() == [1.0, 0.5, 9.0, 0.25]
+    assert set(history["metric"]) == {"train/loss"}
+    assert Query("toy", client=client).history(["train/loss"])["run_id"].nunique() == 4
+    assert Query("toy", client=client).history(["absent"]).empty
+
+
+def test_pages_past_a_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    experiment = store.initialise(["many"])["many"]
+    client = store.connect()
+    for _ in range(1010):
+        client.create_run(experiment, tags={contract.TASK: "many"})
+    assert len(Query("many", statuses=["RUNNING"], client=client).runs()) == 1010
