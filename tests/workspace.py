@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,28 +65,28 @@ class Workspace:
         """``python -m`` or another program of the environment."""
         return [str(Path(sys.executable).parent / words[0]), *words[1:]]
 
-    def run(self, *words: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*words),
             cwd=self.folder,
-            env={**self.environment, **environment},
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
         )
 
-    def spoter(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self.run("python", "-m", "projects.spoter", "--config", "tiny.yaml", *options, **environment)
+    def spoter(self, *options: str) -> subprocess.CompletedProcess[str]:
+        return self.run("python", "-m", "projects.spoter", "--config", "tiny.yaml", *options)
 
-    def mlflow_run(self, entry_point: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def mlflow_run(self, entry_point: str, *options: str) -> subprocess.CompletedProcess[str]:
         return self.run(
             "mlflow", "run", ".", "-e", entry_point, "--env-manager", "local", "--experiment-name", "spoter",
-            *options, **environment,
+            *options,
         )  # fmt: skip
 
     @contextmanager
-    def started(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+    def started(self, *words: str) -> Generator[subprocess.Popen[str]]:
         """A command in the background; everything it started is gone afterwards."""
         process = subprocess.Popen(
             self.command(*words), cwd=self.folder, env=self.environment, text=True,

@@ -40,6 +40,7 @@ class Guard:
         self._last_words = last_words
         self._ended = threading.Event()
         self._reader, self._writer = socket.socketpair()
+        self._thread: threading.Thread | None = None
 
     def arm(self) -> None:
         """Takes the signals over; main thread only."""
@@ -47,7 +48,8 @@ class Guard:
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in WATCHED:
             signal.signal(number, self._handle)
-        threading.Thread(target=self._watch, name="labtrail-signals", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="labtrail-signals", daemon=True)
+        self._thread.start()
         self._armed = True
 
     def disarm(self) -> None:
@@ -62,6 +64,8 @@ class Guard:
         for number in WATCHED:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         self._writer.close()
+        if self._thread is not None:
+            self._thread.join()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._armed:
@@ -70,9 +74,10 @@ class Guard:
 
     def _watch(self) -> None:
         # The wake-up descriptor also gets signals of no interest, such as the end of loader workers.
-        while received := self._reader.recv(1):
-            if received[0] in WATCHED:
-                if not self._ended.wait(self._grace_s):
-                    self._last_words(signal.Signals(received[0]).name)
-                    os._exit(128 + received[0])
-                return
+        with self._reader:
+            while received := self._reader.recv(1):
+                if received[0] in WATCHED:
+                    if not self._ended.wait(self._grace_s):
+                        self._last_words(signal.Signals(received[0]).name)
+                        os._exit(128 + received[0])
+                    return

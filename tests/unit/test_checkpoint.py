@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,14 +32,20 @@ def accelerator(_accelerator: Accelerator) -> Accelerator:
 class Loop:
     """A training loop in small."""
 
-    def __init__(self, folder: Path, accelerator: Accelerator, score: Score | None = None, **options: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        score: Score | None = None,
+        upload: Callable[[Path], None] | None = None,
+    ) -> None:
         torch.manual_seed(0)
         accelerator.free_memory()
         self.model, self.optimizer = accelerator.prepare(
             model := torch.nn.Linear(3, 3), torch.optim.AdamW(model.parameters(), lr=0.1)
         )
         self.accelerator = accelerator
-        self.checkpoint = Checkpoint(folder, accelerator, score=score, config={"seed": 0}, **options)
+        self.checkpoint = Checkpoint(folder, accelerator, score=score, config={"seed": 0}, upload=upload)
         self.progress = self.checkpoint.restore(self.model, milestones=[2])
 
     def epoch(self, value: float = 0.5) -> dict[str, float]:

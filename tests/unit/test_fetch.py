@@ -3,7 +3,7 @@
 import hashlib
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
+    server: Server  # ty: ignore[incompatible-mutable-override]
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
@@ -112,9 +112,9 @@ def _blob(content: bytes) -> str:
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
 
 
-def data_set(server: Server | None, blob: str | None, check: object = None) -> DataSet:
+def data_set(server: Server | None, blob: str | None, check: Callable[[Path], None] = lambda _path: None) -> DataSet:
     asset = Asset("file.csv", "train.csv", url(server) if server else None, blob)
-    return DataSet("toy", (asset,), "none", check if callable(check) else lambda _path: None)
+    return DataSet("toy", (asset,), "none", check)
 
 
 def test_download_is_checked_and_kept(server: Server, tmp_path: Path) -> None:

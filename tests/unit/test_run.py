@@ -57,7 +57,10 @@ def free(own: Claim) -> None:
 
 def test_run_carries_what_the_contract_says(client: MlflowClient, experiment: str) -> None:
     run, _ = started(client, experiment, "contract")
-    run.log(Record(0, {"train/loss": 1.5, "validation/accuracy": np.float32(0.5)}), {"best/epoch": 0})
+    run.log(
+        Record(0, {"train/loss": 1.5, "validation/accuracy": float(np.float32(0.5)), "lr": np.float64(0.5)}),
+        {"best/epoch": 0},
+    )
     run.log(Record(1, {"train/loss": 1}, {"tables/t.csv": pd.DataFrame({"a": [1]}), "note.txt": "hello"}))
     run.describe("what this is")
     run.end("FINISHED")
@@ -71,7 +74,8 @@ def test_run_carries_what_the_contract_says(client: MlflowClient, experiment: st
     assert found.data.tags[contract.DEVICE] == "cpu"
     assert found.data.tags[contract.NOTE] == "what this is"
     assert contract.STATUS_REASON not in found.data.tags
-    assert found.data.metrics == {"train/loss": 1.0, "validation/accuracy": 0.5, "best/epoch": 0.0}
+    assert found.data.metrics == {"train/loss": 1.0, "validation/accuracy": 0.5, "lr": 0.5, "best/epoch": 0.0}
+    assert found.inputs is not None
     dataset = found.inputs.dataset_inputs[0]
     assert (dataset.dataset.name, dataset.tags[0].value) == ("wlasl50-train", "train")
     assert SOURCE.digest.startswith(dataset.dataset.digest)
