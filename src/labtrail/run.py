@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlparse
 
 from filelock import FileLock, Timeout
-from mlflow import MlflowClient, artifacts
+from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking.context import registry
@@ -265,7 +265,7 @@ class Run:
             return
         if self._client.list_artifacts(self.run_id, name):
             self.folder.mkdir(parents=True, exist_ok=True)
-            artifacts.download_artifacts(run_id=self.run_id, artifact_path=name, dst_path=str(self.folder))
+            self._client.download_artifacts(self.run_id, name, str(self.folder))
 
     def describe(self, text: str) -> None:
         """The paragraph on top of the run's page."""

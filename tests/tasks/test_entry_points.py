@@ -1,0 +1,212 @@
+"""The entry points as people call them, and what their runs then carry."""
+
+import gzip
+import json
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from labtrail import contract
+from tests.workspace import Workspace
+
+METRICS = {
+    "train/loss", "train/accuracy", "validation/loss", "validation/accuracy", "validation/accuracy_top5",
+    "test/accuracy", "test/accuracy_top5", "test/accuracy_low", "test/accuracy_high", "test/accuracy_max",
+    "test/baseline_1nn", "validation/baseline_1nn", "best/validation/accuracy", "best/epoch",
+    "system/epoch_seconds", "system/memory_mib", "train/learning_rate", "test/loss",
+    "test/accuracy_max_low", "test/accuracy_max_high", "train/learning_rate", "test/loss",
+    "test/accuracy_max_low", "test/accuracy_max_high",
+}  # fmt: skip
+ARTIFACTS = {
+    "config.yaml", "checkpoints/last/model.safetensors", "checkpoints/last/optimizer.bin",
+    "checkpoints/last/random_states_0.pkl", "checkpoints/last/state.json", "checkpoints/best.pt",
+    "checkpoints/epoch_002.pt", "checkpoints/epoch_004.pt", "figures/curves.png", "figures/confusion.png",
+    "tables/confusion.csv", "tables/predictions.csv",
+}  # fmt: skip
+
+
+def test_spoter_fulfils_the_run_contract(workspace: Workspace) -> None:
+    assert workspace.run("labtrail", "init").returncode == 0
+    done = workspace.mlflow_run("spoter", "-P", "config=tiny.yaml", "-P", "seed=3", "-P", "train.label_smoothing=1e-1")
+    assert done.returncode == 0, done.stderr
+    client = workspace.client()
+    frame = workspace.query().runs()
+    run = client.get_run(frame["run_id"].item())
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.name == "spoter"
+    assert run.info.run_name == "synthetic-adamw-s3"
+    assert set(run.data.metrics) == METRICS
+    # Bare keys are what was asked, cfg.* is what ran.
+    assert run.data.params["seed"] == "3"
+    assert run.data.params["cfg.seed"] == "3"
+    assert run.data.params["cfg.train.label_smoothing"] == "0.1"
+    assert run.data.params["cfg.model.heads"] == "9"
+    tags = run.data.tags
+    expected = (contract.TASK, contract.KEY, contract.DEVICE, contract.TORCH, contract.PROCESSES, contract.NOTE)
+    assert set(expected) <= set(tags)
+    assert contract.STATUS_REASON not in tags
+    assert "test/accuracy" in tags[contract.NOTE]
+    assert "synthetic-train" in tags[contract.NOTE]
+    assert run.inputs is not None
+    contexts = {(one.dataset.name, one.tags[0].value) for one in run.inputs.dataset_inputs}
+    assert contexts == {(f"synthetic-{split}", split) for split in ("train", "validation", "test")}
+
+    folder = workspace.artifacts(run.info.run_id)
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == ARTIFACTS
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["train"]["label_smoothing"] == 0.1
+    counts = pd.read_csv(folder / "tables/confusion.csv", index_col="label")
+    predictions = pd.read_csv(folder / "tables/predictions.csv")
+    assert counts.to_numpy().sum() == len(predictions) == 8
+    accuracy = (predictions["label"] == predictions["prediction"]).mean()
+    assert accuracy == pytest.approx(run.data.metrics["test/accuracy"])
+    assert accuracy == pytest.approx((predictions["rank"] == 1).mean())
+    assert counts.to_numpy().trace() / 8 == pytest.approx(accuracy)
+    history = workspace.query().history(["train/loss", "validation/accuracy", "best/validation/accuracy"])
+    assert history[history["metric"] == "train/loss"]["step"].tolist() == [0, 1, 2, 3]
+    best = history[history["metric"] == "best/validation/accuracy"]["value"].tolist()
+    assert best == sorted(set(best))
+    assert best[-1] == history[history["metric"] == "validation/accuracy"]["value"].max()
+
+
+def test_tour_ends_with_a_table_and_links(workspace: Workspace) -> None:
+    small = {"seed": "5", "train.epochs": "1", "data.synthetic.train": "16", "model.layers": "1"}
+    stop = {"project": "spoter", "config": "configs/spoter/synthetic.yaml", "overrides": small}
+    workspace.write("tour.yaml", yaml.safe_dump({"stops": [stop]}))
+    assert workspace.run("labtrail", "init").returncode == 0
+    command = ["mlflow", "run", ".", "--env-manager", "local", "--experiment-name", "tour", "-P", "config=tour.yaml"]
+    done = workspace.run(*command)
+    assert done.returncode == 0, done.stderr
+    run_id = workspace.query().runs()["run_id"].item()
+    assert "SYNTHETIC" in done.stdout
+    assert run_id in done.stdout
+    assert "make ui" in done.stdout
+    assert "#/experiments/1/runs?compareRunsMode=CHART" in done.stdout
+    tour = workspace.query("tour").runs()["run_id"].item()
+    table = pd.read_csv(workspace.artifacts(tour) / "tables/tour.csv")
+    assert table["run_id"].tolist() == [run_id]
+
+
+def test_fetch_imports_and_train_reads(workspace: Workspace) -> None:
+    from projects.spoter.config import SyntheticConfig
+    from projects.spoter.synthetic import generate, to_csv
+
+    size = SyntheticConfig(classes=3, train=9, validation=3, test=3, frames=5)
+    for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
+        clips, labels = generate(split, size)
+        header, *rows = to_csv(clips, labels).splitlines()
+        lines = [f"{header},labels_50", *(f"{row},{label}" for row, label in zip(rows, labels, strict=True))]
+        path = workspace.folder / f"source/WLASL50_mediapipe_{name}.csv.gz"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    assert workspace.run("labtrail", "init").returncode == 0
+    done = workspace.mlflow_run("fetch", "-P", "dataset=wlasl50", "-P", "from_file=source")
+    assert done.returncode == 0, done.stderr
+    assert "no commercial use" in done.stderr
+    small = ["train.epochs=1", "model.layers=1", "model.feed_forward=16", "data.classes=3"]
+    options = [part for value in small for part in ("-P", value)]
+    done = workspace.mlflow_run("spoter", "-P", "config=configs/spoter/wlasl50.yaml", *options)
+    assert done.returncode == 0, done.stderr
+    assert workspace.query().runs()["name"].tolist() == ["wlasl50-adamw-s0"]
+
+
+def test_eight_at_once_through_mlflow(workspace: Workspace) -> None:
+    assert workspace.run("labtrail", "init").returncode == 0
+    base = ["mlflow", "run", ".", "-e", "spoter", "--env-manager", "local", "--experiment-name", "spoter"]
+    commands = [[*base, "-P", "config=tiny.yaml", "-P", "train.epochs=2", "-P", f"seed={seed}"] for seed in range(8)]
+    _all_succeed(workspace, commands)
+    _eight_complete_runs(workspace)
+
+
+def test_eight_at_once_on_a_store_that_is_not_there(workspace: Workspace) -> None:
+    base = ["python", "-m", "projects.spoter", "--config", "tiny.yaml", "--train.epochs", "2"]
+    _all_succeed(workspace, [[*base, "--seed", str(seed)] for seed in range(8)])
+    _eight_complete_runs(workspace)
+
+
+def _all_succeed(workspace: Workspace, commands: list[list[str]]) -> None:
+    running = [
+        subprocess.Popen(
+            workspace.command(*words), cwd=workspace.folder, env=workspace.environment, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )
+        for words in commands
+    ]  # fmt: skip
+    for process in running:
+        _, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, errors
+
+
+def _eight_complete_runs(workspace: Workspace) -> None:
+    client = workspace.client()
+    names = {one.experiment_id: one.name for one in client.search_experiments()}
+    runs = workspace.query().runs()
+    assert sorted(runs["cfg.seed"].astype(int)) == list(range(8))
+    assert {names[one] for one in runs["experiment_id"]} == {"spoter"}
+    assert runs["test/accuracy"].notna().all()
+    assert len(workspace.query().history(["train/loss"])) == 16
+    assert client.search_runs(["0"]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "wanted"),
+    [
+        (["--train.epoch", "3"], 2, "--train.epoch: unknown key (did you mean 'epochs'?)"),
+        (["--train.epochs", "0"], 2, "--train.epochs: input should be greater than or equal to 1, found 0"),
+        (["--config", "absent.yaml"], 2, "absent.yaml: no such config file"),
+        (["--data.train", "absent.csv"], 2, "absent.csv: no such file; import it with"),
+        (["--compute.precision", "fp16"], 2, "compute.precision: fp16 needs a GPU"),
+        (["train.epochs=3"], 2, "train.epochs=3: unexpected argument; values are given as --key value"),
+        (["--seed"], 2, "--seed: a value is missing"),
+    ],
+)
+def test_bad_input_starts_nothing(options: list[str], status: int, wanted: str, workspace: Workspace) -> None:
+    done = workspace.spoter(*options)
+    assert done.returncode == status
+    assert done.stderr.splitlines() == [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert wanted in done.stderr
+    assert not (workspace.folder / "mlflow.db").exists()
+    assert not list((workspace.folder / "mlruns").glob("*")) if (workspace.folder / "mlruns").exists() else True
+
+
+def test_refusal_under_mlflow_keeps_its_reason(workspace: Workspace) -> None:
+    done = workspace.mlflow_run("spoter", "-P", "config=tiny.yaml", "-P", "train.epoch=3")
+    assert done.returncode != 0
+    assert "error: --train.epoch: unknown key (did you mean 'epochs'?)" in done.stderr
+    (run,) = workspace.client().search_runs(["1"])
+    assert run.info.status == "FAILED"
+    assert run.data.tags[contract.STATUS_REASON].startswith("REFUSED: --train.epoch")
+    assert workspace.query().runs().empty
+
+
+def test_unknown_data_set_lists_the_valid_ones(workspace: Workspace) -> None:
+    done = workspace.run("python", "-m", "projects.fetch", "--dataset", "wlasl")
+    assert done.returncode == 2
+    assert done.stderr == "error: dataset 'wlasl' is unknown; valid: wlasl100, wlasl50\n"
+
+
+def test_help_and_print_config(workspace: Workspace) -> None:
+    shown = workspace.spoter("--help")
+    assert shown.returncode == 0
+    for text in ("--train.learning_rate [0.001]  peak learning rate", "--again", "--processes", "--print-config"):
+        assert text in shown.stdout
+    printed = workspace.spoter("--print-config", "--seed", "9")
+    assert yaml.safe_load(printed.stdout)["seed"] == 9
+    assert printed.stderr == ""
+    assert not (workspace.folder / "mlflow.db").exists()
+
+
+def test_original_state_dict_loads(workspace: Workspace) -> None:
+    """A portable checkpoint holds the published names, and nothing but tensors and plain values."""
+    import torch
+
+    done = workspace.spoter("--train.epochs", "1", "--train.baseline", "false")
+    assert done.returncode == 0, done.stderr
+    path = workspace.artifacts(workspace.query().runs()["run_id"].item()) / "checkpoints/best.pt"
+    names = torch.load(path, weights_only=True)["model_state_dict"]
+    published = json.loads((Path(__file__).parents[1] / "golden/fixtures/spoter/keys.json").read_text())["keys"]
+    assert set(names) < {name for name, _ in published}
