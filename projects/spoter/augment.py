@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from projects.spoter.skeleton import ARMS, BODY_SLICE, HANDS, MIRROR
+from projects.spoter.skeleton import ARMS, BODY_SLICE, HANDS
 
 Variant = Literal["original", "consistent"]
 
@@ -151,12 +151,6 @@ def _turn_arms(clip: np.ndarray, degrees: np.ndarray, variant: Variant) -> np.nd
                 keep = _missing(centre) if variant == "consistent" else np.zeros((len(clip), 1, 1), bool)
                 result[:, later] = np.where(keep, result[:, later], turned)
     return result
-
-
-def mirror(clip: np.ndarray) -> np.ndarray:
-    """The clip as its mirror image, left and right joints exchanged; missing joints stay missing."""
-    image = clip * np.array([-1.0, 1.0]) + np.array([1.0, 0.0])
-    return np.where(_missing(clip), clip, image)[:, MIRROR]
 
 
 def homography_matrix(corners: np.ndarray) -> np.ndarray:

@@ -81,8 +81,6 @@ def _augmented(clip: np.ndarray, config: AugmentConfig, generator: random.Random
         change = augment.draw(generator, config.probability)
         if change is not None:
             clip = augment.apply(change, clip, config.variant)
-    if config.mirror and generator.random() < config.mirror:
-        clip = augment.mirror(clip)
     if config.frame_drop:
         kept = [frame for frame in range(len(clip)) if generator.random() >= config.frame_drop]
         clip = clip[kept or [generator.randrange(len(clip))]]

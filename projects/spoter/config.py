@@ -70,8 +70,6 @@ class AugmentConfig(Section):
     """standard deviation of Gaussian noise on the normalised coordinates"""
     frame_drop: float = Field(default=0.0, ge=0, lt=1)
     """chance of each frame to be left out; at least one stays"""
-    mirror: float = Field(default=0.0, ge=0, le=1)
-    """chance that a clip is mirrored, left and right exchanged"""
 
 
 class TrainConfig(Section):
@@ -97,8 +95,6 @@ class TrainConfig(Section):
     """frames that are computed at once; a larger update is accumulated from several passes"""
     clip_norm: float | None = Field(default=None, gt=0)
     """largest norm of an update's gradient; empty: not clipped"""
-    average: float = Field(default=0.0, ge=0, lt=1)
-    """decay per update of the averaged weights that are validated, tested and stored as best; 0: off"""
     milestones: tuple[int, ...] = (10, 50, 100, 200, 350)
     """epochs whose weights are kept as checkpoints/epoch_NNN.pt"""
     baseline: bool = True

@@ -60,13 +60,37 @@ class Layout(NamedTuple):
         return flat if self.place_N is None else flat.index_select(0, self.place_N)
 
 
+class Dropout(nn.Module):
+    """Inverted dropout (Srivastava et al. 2014); on a CPU its masks come four to a random integer.
+
+    torch draws one Bernoulli variable per element, which costs more than the multiplications around it.
+    The rate is rounded to a multiple of 2**-16, and the scale to its inverse, so the mean is exact.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeroes elements at random while training; any shape."""
+        if not self.training or self.rate == 0:
+            return x
+        if x.is_cuda:
+            return F.dropout(x, self.rate)
+        dropped = round(self.rate * 65536)
+        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        mask = torch.empty_like(x)
+        torch.ge(draws.view(torch.int16)[: x.numel()].view(x.shape), dropped - 32768, out=mask)
+        return x * mask.mul_(65536 / (65536 - dropped))
+
+
 class Attention(nn.Module):
     """Multi-head attention with the parameter names of ``nn.MultiheadAttention``."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -81,11 +105,15 @@ class Attention(nn.Module):
     def attend(
         self, q_BHQE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor | None, observe: Callable | None
     ) -> Tensor:
-        """Fused attention, (B, Q, D); an observer gets the weights computed beside it, so the output never changes."""
+        """Attention, (B, Q, D); an observer gets the weights computed beside it, so the output never changes."""
         if observe is not None:
             observe(attention_weights(q_BHQE, k_BHTE, mask))
-        dropout = self.dropout if self.training else 0.0
-        mixed_BHQE = F.scaled_dot_product_attention(q_BHQE, k_BHTE, v_BHTE, attn_mask=mask, dropout_p=dropout)
+        if self.training and not q_BHQE.is_cuda:
+            # On a CPU the fused kernel has no dropout and falls back to these very steps, with slower masks.
+            mixed_BHQE = self.dropout(attention_weights(q_BHQE, k_BHTE, mask)) @ v_BHTE
+        else:
+            rate = self.dropout.rate if self.training else 0.0
+            mixed_BHQE = F.scaled_dot_product_attention(q_BHQE, k_BHTE, v_BHTE, attn_mask=mask, dropout_p=rate)
         return mixed_BHQE.transpose(1, 2).flatten(2)
 
 
@@ -129,7 +157,7 @@ class EncoderLayer(nn.Module):
         self.linear1 = nn.Linear(width, config.feed_forward)
         self.linear2 = nn.Linear(config.feed_forward, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x_ND: Tensor, layout: Layout, observe: Callable | None = None) -> Tensor:
         """Packed frames to packed frames, (N, D)."""
@@ -148,7 +176,7 @@ class DecoderLayer(nn.Module):
         self.linear1 = nn.Linear(width, config.feed_forward)
         self.linear2 = nn.Linear(config.feed_forward, width)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x_BD: Tensor, memory_ND: Tensor, layout: Layout, observe: Callable | None = None) -> Tensor:
         """One query per clip, (B, D)."""

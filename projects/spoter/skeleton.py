@@ -38,12 +38,3 @@ ARMS = tuple(
     tuple(JOINTS.index(name) for name in ("neck", f"{side}Shoulder", f"{side}Elbow", f"{side}Wrist"))
     for side in ("left", "right")
 )
-
-
-def _other_side(name: str) -> str:
-    swaps = (("left", "right"), ("right", "left"), ("_0", "_1"), ("_1", "_0"))
-    return next((name.replace(a, b) for a, b in swaps if a in name), name)
-
-
-# For each joint, the joint that takes its place in a mirror.
-MIRROR = tuple(JOINTS.index(_other_side(name)) for name in JOINTS)

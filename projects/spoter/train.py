@@ -97,8 +97,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """The optimizer of all weights that get gradients."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=config.learning_rate)
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+        return torch.optim.SGD(parameters, lr=config.learning_rate, fused=True)
+    return torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+    )
 
 
 def learning_rate(config: TrainConfig, epoch: float, step: float) -> float:

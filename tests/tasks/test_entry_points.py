@@ -13,12 +13,11 @@ from labtrail import contract
 from tests.workspace import Workspace
 
 METRICS = {
-    "train/loss", "train/accuracy", "validation/loss", "validation/accuracy", "validation/accuracy_top5",
-    "test/accuracy", "test/accuracy_top5", "test/accuracy_low", "test/accuracy_high", "test/accuracy_max",
+    "train/loss", "train/accuracy", "train/learning_rate", "validation/loss", "validation/accuracy",
+    "validation/accuracy_top5", "test/loss", "test/accuracy", "test/accuracy_top5", "test/accuracy_low",
+    "test/accuracy_high", "test/accuracy_max", "test/accuracy_max_low", "test/accuracy_max_high",
     "test/baseline_1nn", "validation/baseline_1nn", "best/validation/accuracy", "best/epoch",
-    "system/epoch_seconds", "system/memory_mib", "train/learning_rate", "test/loss",
-    "test/accuracy_max_low", "test/accuracy_max_high", "train/learning_rate", "test/loss",
-    "test/accuracy_max_low", "test/accuracy_max_high",
+    "system/epoch_seconds", "system/memory_mib",
 }  # fmt: skip
 ARTIFACTS = {
     "config.yaml", "checkpoints/last/model.safetensors", "checkpoints/last/optimizer.bin",

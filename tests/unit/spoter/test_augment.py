@@ -7,10 +7,8 @@ import pytest
 
 from projects.spoter import augment
 from projects.spoter.config import SyntheticConfig
-from projects.spoter.skeleton import HANDS, JOINTS
+from projects.spoter.skeleton import HANDS
 from projects.spoter.synthetic import generate
-
-LEFT_WRIST = JOINTS.index("leftWrist")
 
 
 @pytest.fixture
@@ -64,14 +62,6 @@ def test_homography_maps_the_corners() -> None:
     corners = np.array([[0, 1], [1, 1], [0, 0], [1, 0]], dtype=float)
     image = np.c_[corners, np.ones(4)] @ matrix.T
     np.testing.assert_allclose(image[:, :2] / image[:, 2:], change.corners, atol=1e-12)
-
-
-def test_mirror_twice_is_the_same(clip: np.ndarray) -> None:
-    once = augment.mirror(clip)
-    np.testing.assert_allclose(augment.mirror(once), clip, atol=1e-15)
-    right = JOINTS.index("rightWrist")
-    np.testing.assert_allclose(once[:, right, 0], 1 - clip[:, LEFT_WRIST, 0])
-    assert (once[6, HANDS[0]] == 0).all()
 
 
 def test_draws_cover_all_kinds_at_their_rates() -> None:

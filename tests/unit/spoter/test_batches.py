@@ -79,7 +79,7 @@ def small_clips() -> tuple[Clips, np.ndarray]:
 
 def test_augmentation_is_derived_from_seed_and_epoch() -> None:
     clips, labels = small_clips()
-    config = AugmentConfig(variant="consistent", probability=0.9, rounds=3, frame_drop=0.3, mirror=0.5)
+    config = AugmentConfig(variant="consistent", probability=0.9, rounds=3, frame_drop=0.3)
     one = training_inputs(clips, labels, config, 1, 2, CPU)
     same = training_inputs(clips, labels, config, 1, 2, CPU)
     other = training_inputs(clips, labels, config, 1, 3, CPU)
