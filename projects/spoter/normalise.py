@@ -1,7 +1,8 @@
 """Body and hand normalisation of SPOTER (Bohacek & Hruz 2022, section 3.2), vectorised over frames.
 
 Every function takes the frames of all clips joined, so that one call normalises a whole data set.
-A joint is missing when its x is 0; y grows upwards.
+A joint is missing when its x is 0; y grows upwards. Inside, frames are the last axis (joint, xy, frame):
+every step then runs along contiguous memory.
 """
 
 import numpy as np
@@ -27,44 +28,50 @@ def normalise(frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         Array of the same shape and dtype: body in units of the head box, each hand in its own box,
         minus 0.5.
     """
-    result = frames.copy()
-    _normalise_body(frames, lengths, result)
+    joints = np.array(frames.transpose(1, 2, 0), order="C")
+    box = _head_box(joints, lengths)
+    _into_box(joints[BODY_SLICE], *box)
     for hand in HANDS:
-        _normalise_hand(frames[:, hand], result[:, hand])
-    result -= CENTRE
-    return result
+        _into_box(joints[hand], *_hand_box(joints[hand]))
+    joints -= CENTRE
+    return np.array(joints.transpose(2, 0, 1), order="C")
 
 
-def _normalise_body(frames: np.ndarray, lengths: np.ndarray, result: np.ndarray) -> None:
-    unit = _length_unit(frames)
+def _into_box(joints: np.ndarray, origin: np.ndarray, extent: np.ndarray) -> None:
+    """Moves present joints (joints, 2, N) into a box per frame, in place; an extent of 0 leaves a frame as it is.
+
+    Args:
+        joints: changed.
+        origin, extent: shape (2, N); lower left corner and size.
+    """
+    usable = (extent != 0).all(axis=0)
+    changed = (joints[:, 0] != 0) & usable
+    moved = (joints - origin) / np.where(usable, extent, 1.0)
+    np.copyto(joints, moved, where=changed[:, None])
+
+
+def _head_box(joints: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Origin and extent of the body's box in each frame, (2, N); a frame without one has extent 0."""
+    unit = _length_unit(joints)
     source = _last_known(np.isfinite(unit), lengths)
-    usable = source >= 0
-    source = np.where(usable, source, 0)
-
-    unit = np.where(usable, unit[source], 0.0)
-    neck_x = frames[source, NECK, 0]
-    top = frames[source, LEFT_EYE, 1] + unit
-    bottom = np.maximum(top - _BOX_HEIGHT * unit, 0.0)
-    top = np.maximum(top, 0.0)
-    left = np.maximum(neck_x - _BOX_HALF_WIDTH * unit, 0.0)
-    right = np.maximum(neck_x + _BOX_HALF_WIDTH * unit, 0.0)
-    width, height = right - left, top - bottom
-
-    changed = usable & (width != 0) & (height != 0)
-    body = frames[:, BODY_SLICE]
-    origin = np.stack([left, bottom], axis=-1)[:, None]
-    extent = np.where(changed[:, None], np.stack([width, height], axis=-1), 1.0)[:, None]
-    present = (body[..., :1] != 0) & changed[:, None, None]
-    result[:, BODY_SLICE] = np.where(present, (body - origin) / extent, body)
+    known = source >= 0
+    source[~known] = 0
+    unit = unit[source]
+    neck_x = joints[NECK, 0, source]
+    top = joints[LEFT_EYE, 1, source] + unit
+    low = np.stack([neck_x - _BOX_HALF_WIDTH * unit, top - _BOX_HEIGHT * unit])
+    high = np.stack([neck_x + _BOX_HALF_WIDTH * unit, top])
+    origin = np.maximum(low, 0.0)
+    return origin, np.where(known, np.maximum(high, 0.0) - origin, 0.0)
 
 
-def _length_unit(frames: np.ndarray) -> np.ndarray:
-    """Shoulder distance, else neck-nose distance, else NaN; shape (frames,)."""
+def _length_unit(joints: np.ndarray) -> np.ndarray:
+    """Shoulder distance, else neck-nose distance, else NaN; shape (N,)."""
 
     def distance(a: int, b: int) -> np.ndarray:
-        both = (frames[:, a, 0] != 0) & (frames[:, b, 0] != 0)
-        difference = frames[:, a] - frames[:, b]
-        return np.where(both, np.sqrt((difference * difference).sum(axis=-1)), np.nan)
+        both = (joints[a, 0] != 0) & (joints[b, 0] != 0)
+        difference = joints[a] - joints[b]
+        return np.where(both, np.sqrt((difference * difference).sum(axis=0)), np.nan)
 
     shoulders = distance(LEFT_SHOULDER, RIGHT_SHOULDER)
     return np.where(np.isnan(shoulders), distance(NECK, NOSE), shoulders)
@@ -78,18 +85,15 @@ def _last_known(known: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.where(latest >= start, latest, -1)
 
 
-def _normalise_hand(hand: np.ndarray, result: np.ndarray) -> None:
+def _hand_box(hand: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Origin and extent of the square around a hand (21, 2, N) in each frame; extent 0 where no hand is seen."""
     present = hand != 0
-    low = np.where(present, hand, np.inf).min(axis=1)
-    high = np.where(present, hand, -np.inf).max(axis=1)
-    seen = np.isfinite(low).all(axis=-1)
-    low, high = np.where(seen[:, None], low, 0.0), np.where(seen[:, None], high, 0.0)
-
+    low = np.where(present, hand, np.inf).min(axis=0)
+    high = np.where(present, hand, -np.inf).max(axis=0)
+    seen = np.isfinite(low).all(axis=0)
+    low, high = np.where(seen, low, 0.0), np.where(seen, high, 0.0)
     size = high - low
-    larger = size.max(axis=-1, keepdims=True)
+    larger = size.max(axis=0)
     margin = _HAND_PADDING * larger + (larger - size) / 2
-    start = (low - margin)[:, None]
-    extent = (high + margin)[:, None] - start
-
-    changed = seen[:, None, None] & (extent != 0).all(axis=-1, keepdims=True) & present[..., :1]
-    result[:] = np.where(changed, (hand - start) / np.where(extent == 0, 1.0, extent), hand)
+    origin = low - margin
+    return origin, high + margin - origin

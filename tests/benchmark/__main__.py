@@ -1,0 +1,33 @@
+"""``python -m tests.benchmark``: every claim of speed as a ratio measured in this one run.
+
+References are plain but sound code, written here or by the peer's own library; nothing is slowed down.
+Times are CPU-seconds of one thread (wall seconds where a row says so), medians of several repetitions.
+"""
+
+import argparse
+import platform
+
+import torch
+
+from tests.benchmark import spoter, tracking
+from tests.benchmark.timing import Row
+
+SUITES = {"spoter": spoter.rows, "tracking": tracking.rows}
+
+
+def main() -> None:
+    """Prints one row per measurement."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("suites", nargs="*", metavar="suite", help=f"which: {', '.join(SUITES)} (default: all)")
+    chosen = parser.parse_args().suites or list(SUITES)
+    if unknown := set(chosen) - set(SUITES):
+        parser.error(f"unknown suite {', '.join(sorted(unknown))}; valid: {', '.join(SUITES)}")
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, {platform.machine()}, 1 thread; synthetic data, random weights\n")
+    print(Row.HEADER)
+    for name in chosen:
+        for row in SUITES[name]():
+            print(row, flush=True)
+
+
+main()

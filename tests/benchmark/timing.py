@@ -1,0 +1,75 @@
+"""Times of two ways to do the same, taken in turn so that a machine's drift meets both."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the benchmark.
+
+    Attributes:
+        name: what is done.
+        ours, reference: seconds.
+        ratio: how many times faster ours is.
+        wanted: the least ratio that the project promises.
+    """
+
+    name: str
+    ours: float
+    reference: float
+    ratio: float
+    wanted: float
+
+    HEADER: ClassVar[str] = f"{'what':58} {'ours':>10} {'reference':>10} {'ratio':>9} {'wanted':>8}"
+
+    def __str__(self) -> str:
+        verdict = "" if self.ratio >= self.wanted else "  MISSED"
+        times = f"{_seconds(self.ours):>10} {_seconds(self.reference):>10}"
+        return f"{self.name:58} {times} {self.ratio:8.1f}x {self.wanted:7.2f}x{verdict}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f} s" if value >= 1 else f"{value * 1e3:.2f} ms"
+
+
+def compare(
+    name: str,
+    ours: Callable[[], object],
+    reference: Callable[[], object],
+    wanted: float,
+    *,
+    repeats: int = 7,
+    reference_repeats: int | None = None,
+    ours_per_reference: float = 1.0,
+) -> Row:
+    """Both ways in turn after one warm-up of ours; medians, and the median of the paired ratios.
+
+    Args:
+        name: of the row.
+        ours, reference: the two ways.
+        wanted: the promised ratio.
+        repeats: how often ours is timed.
+        reference_repeats: how often the reference is timed, if it is slow; its median then pairs with all.
+        ours_per_reference: how many times the reference's work one call of ours does.
+    """
+    ours()
+    own: list[float] = []
+    other: list[float] = []
+    for index in range(repeats):
+        if reference_repeats is None or index < reference_repeats:
+            other.append(cpu_seconds(reference))
+        own.append(cpu_seconds(ours) / ours_per_reference)
+    padded = other + [statistics.median(other)] * (repeats - len(other))
+    ratio = statistics.median(slow / fast for slow, fast in zip(padded, own, strict=True))
+    return Row(name, statistics.median(own), statistics.median(other), ratio, wanted)
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """CPU-seconds of one call."""
+    began = time.process_time()
+    call()
+    return max(time.process_time() - began, 1e-9)
