@@ -33,6 +33,7 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.variables: dict[str, str] = {}
         for name in ("projects", "configs"):
             shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("MLproject", "python_env.yaml"):
@@ -59,6 +60,7 @@ class Workspace:
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "PYTHONUNBUFFERED": "1",
+            **self.variables,
         }
 
     def command(self, *words: str) -> list[str]:

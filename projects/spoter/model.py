@@ -162,7 +162,7 @@ class EncoderLayer(nn.Module):
     def forward(self, x_ND: Tensor, layout: Layout, observe: Callable | None = None) -> Tensor:
         """Packed frames to packed frames, (N, D)."""
         x_ND = self.norm1(x_ND + self.dropout(self.self_attn(x_ND, layout, observe)))
-        inner = self.dropout(F.relu(self.linear1(x_ND)))
+        inner = self.dropout(self.linear1(x_ND).relu_())
         return self.norm2(x_ND + self.dropout(self.linear2(inner)))
 
 
@@ -182,7 +182,7 @@ class DecoderLayer(nn.Module):
         """One query per clip, (B, D)."""
         x_BD = self.norm1(x_BD + self.dropout(x_BD))
         x_BD = self.norm2(x_BD + self.dropout(self.multihead_attn(x_BD, memory_ND, layout, observe)))
-        inner = self.dropout(F.relu(self.linear1(x_BD)))
+        inner = self.dropout(self.linear1(x_BD).relu_())
         return self.norm3(x_BD + self.dropout(self.linear2(inner)))
 
 

@@ -24,7 +24,7 @@ from projects.spoter.evaluate import interval, predict, scores
 from projects.spoter.model import Spoter
 
 # Frames computed at once where no gradients are kept.
-_EVALUATION_FRAMES = 2048
+_EVALUATION_FRAMES = 1024
 
 
 def train(config: SpoterConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:
@@ -33,7 +33,7 @@ def train(config: SpoterConfig, accelerator: Accelerator, checkpoint: Checkpoint
     reseed(config.seed)
     model = Spoter(config.model, splits.classes)
     model, optimizer = accelerator.prepare(model, make_optimizer(model, config.train))
-    progress = checkpoint.restore(model, milestones=config.train.milestones)
+    progress = checkpoint.restore(model, optimizer, milestones=config.train.milestones)
     validation = _inputs(splits.validation, accelerator)
     place = (accelerator.process_index, accelerator.num_processes)
 

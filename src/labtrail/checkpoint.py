@@ -1,8 +1,8 @@
 """Checkpoint: the whole training state, atomically; keeps last, best and milestones.
 
-In the foreground a save only hands the state to the page cache; syncing, renaming, hashing and the
-portable copies follow in a background thread, and the next save waits for them. A crash at any moment
-leaves ``last`` or ``previous`` whole.
+In the foreground a save only copies the state to buffers in memory; writing, hashing, syncing, renaming
+and the portable copies follow in a background thread, and the next save waits for them. A crash at any
+moment leaves ``last`` or ``previous`` whole.
 
     checkpoints/last/         everything a resume needs; state.json lists its files with their digests
     checkpoints/previous/     the one before, in case ``last`` is found damaged
@@ -26,19 +26,22 @@ from accelerate import Accelerator
 from accelerate import __version__ as accelerate_version
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from labtrail import __version__
 from labtrail.contract import BEST_PREFIX
 from labtrail.errors import CheckpointError
 from labtrail.files import remove, sha256_of, sync_folder, sync_tree, write_atomically
 from labtrail.record import Progress, Record
+from labtrail.seeding import generator_states, set_generator_states
 
 _log = logging.getLogger("labtrail")
 
 _LAST, _PREVIOUS, _NEW = "last", "previous", "new"
 _STATE_FILE = "state.json"
+_MODEL_FILE, _OPTIMIZER_FILE = "model.safetensors", "optimizer.pt"
 _UPLOAD_EVERY_S = 300.0
 
 
@@ -84,15 +87,18 @@ class Checkpoint:
         self._progress = Progress()
         self._milestones: frozenset[int] = frozenset()
         self._model: nn.Module | None = None
+        self._optimizer: Optimizer | None = None
+        self._snapshot: dict[str, Any] = {}
         self._saved_epoch = 0
         self._uploaded_at = 0.0
         self._pending: _Background | None = None
 
-    def restore(self, model: nn.Module, *, milestones: Sequence[int] = ()) -> Progress:
+    def restore(self, model: nn.Module, optimizer: Optimizer, *, milestones: Sequence[int] = ()) -> Progress:
         """Continues from the newest whole checkpoint; call it once, after ``accelerator.prepare``.
 
         Args:
-            model: the prepared model whose weights portable checkpoints hold.
+            model: as ``prepare`` returned it.
+            optimizer: likewise.
             milestones: numbers of epochs after which a portable checkpoint is kept.
 
         Returns:
@@ -101,16 +107,16 @@ class Checkpoint:
         Raises:
             CheckpointError: no checkpoint that exists is usable, or it was written by another number of processes.
         """
-        self._model = model
+        self._model, self._optimizer = self._accelerator.unwrap_model(model), optimizer
         self._milestones = frozenset(milestones)
         source = self._agreed(self._find_whole)
         if source is not None:
             state = json.loads((source / _STATE_FILE).read_text())
-            self._accelerator.load_state(str(source))
+            self._load(source)
             self._progress.load_state_dict(state["progress"])
             self._saved_epoch = self._progress.epoch
             if self._accelerator.is_main_process:
-                self._complete_portables(source, state)
+                self._complete_portables(state)
         self._accelerator.wait_for_everyone()
         return self._progress
 
@@ -123,33 +129,63 @@ class Checkpoint:
         self._progress.best_epoch = self._progress.epoch
         return {f"{BEST_PREFIX}/{self._score.metric}": float(value), f"{BEST_PREFIX}/epoch": float(record.step)}
 
-    def save(self, record: Record) -> None:
+    def save(self, record: Record, first: Callable[[], None] = lambda: None) -> None:
         """Saves the state if an epoch was finished since the last save.
+
+        Args:
+            record: what was measured at this state.
+            first: called before anything is written, behind the training if a state is saved: the log of the
+                record, so that a crash in between repeats a point and never loses one.
 
         Raises:
             CheckpointError: the state cannot be written (a full disk); earlier checkpoints stay as they were.
         """
-        if self._model is None or self._progress.epoch == self._saved_epoch:
-            return
         self.flush()
-        new = self.folder / _NEW
-        if self._accelerator.is_main_process:
+        if self._model is None or self._progress.epoch == self._saved_epoch:
+            first()
+            return
+        main, new = self._accelerator.is_main_process, self.folder / _NEW
+        if main:
             with _clear_errors(self.folder):
                 remove(new)
                 new.mkdir(parents=True)
         self._accelerator.wait_for_everyone()
         with _clear_errors(self.folder):
-            self._accelerator.save_state(str(new))
+            torch.save(generator_states(), new / self._random_file())
         self._accelerator.wait_for_everyone()
         self._saved_epoch = self._progress.epoch
-        if self._accelerator.is_main_process:
+        if main:
+            self._snapshot = _copied(self._live_state(), self._snapshot)
             state = {
                 "progress": self._progress.state_dict(),
                 "processes": self._accelerator.num_processes,
                 "metrics": dict(record.metrics),
             }
-            self._pending = _Background(lambda: self._publish(new, state))
+            self._pending = _Background(lambda: (first(), self._publish(new, state)))
             self._pending.start()
+
+    def _live_state(self) -> dict[str, Any]:
+        assert self._model is not None
+        assert self._optimizer is not None
+        scaler = self._accelerator.scaler
+        return {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+
+    def _load(self, source: Path) -> None:
+        assert self._model is not None
+        assert self._optimizer is not None
+        self._model.load_state_dict(load_file(source / _MODEL_FILE))
+        stored = torch.load(source / _OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        self._optimizer.load_state_dict(stored["optimizer"])
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(stored["scaler"])
+        set_generator_states(torch.load(source / self._random_file(), map_location="cpu", weights_only=True))
+
+    def _random_file(self) -> str:
+        return f"random_states_{self._accelerator.process_index}.pt"
 
     def flush(self) -> None:
         """Waits until the last save is durable; raises what went wrong with it."""
@@ -163,8 +199,12 @@ class Checkpoint:
         self.flush()
         if self._accelerator.is_main_process:
             remove(self.folder / _PREVIOUS)
-            if self._upload is not None and (self.folder / _LAST).exists():
-                self._upload(self.folder / _LAST)
+            self.upload_last()
+
+    def upload_last(self) -> None:
+        """Brings the newest whole state to the artifact store, where that is elsewhere."""
+        if self._upload is not None and self._accelerator.is_main_process and (self.folder / _LAST).exists():
+            self._upload(self.folder / _LAST)
 
     def load_best(self, model: nn.Module) -> None:
         """Puts the best weights into the model; without a best, it keeps the last ones."""
@@ -182,6 +222,8 @@ class Checkpoint:
         return sorted(self.folder.glob("epoch_*.pt"))
 
     def _publish(self, new: Path, state: dict[str, Any]) -> None:
+        save_file(self._snapshot["model"], new / _MODEL_FILE)
+        torch.save({name: self._snapshot[name] for name in ("optimizer", "scaler")}, new / _OPTIMIZER_FILE)
         files = sorted(path for path in new.iterdir() if path.is_file())
         state["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
         write_atomically(new / _STATE_FILE, json.dumps(state, indent=1).encode())
@@ -193,7 +235,7 @@ class Checkpoint:
         new.rename(last)
         sync_folder(self.folder)
         for path in self._due_portables(state["progress"]):
-            self._write_portable(path, last, state)
+            self._write_portable(path, self._snapshot, state)
         if self._upload is not None and time.monotonic() - self._uploaded_at > _UPLOAD_EVERY_S:
             self._upload(last)
             self._uploaded_at = time.monotonic()
@@ -204,18 +246,11 @@ class Checkpoint:
         if progress["epoch"] in self._milestones:
             yield self.folder / f"epoch_{progress['epoch']:03d}.pt"
 
-    def _write_portable(self, path: Path, source: Path, state: Mapping[str, Any]) -> None:
-        # The saved files are turned into the portable form, so that training never waits for a second copy.
-        weights = {
-            name.removeprefix("module."): value for name, value in load_file(source / "model.safetensors").items()
-        }
-        assert self._model is not None
-        names = self._accelerator.unwrap_model(self._model).state_dict()
-        optimizer = source / "optimizer.bin"
+    def _write_portable(self, path: Path, live: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         content = {
             "epoch": state["progress"]["epoch"],
-            "model_state_dict": {name: weights[name] for name in names},
-            "optimizer_state_dict": torch.load(optimizer, weights_only=True) if optimizer.exists() else {},
+            "model_state_dict": live["model"],
+            "optimizer_state_dict": live["optimizer"],
             "metrics": state["metrics"],
             "config": self._config,
             "versions": {"labtrail": __version__, "torch": str(torch.__version__), "accelerate": accelerate_version},
@@ -231,11 +266,11 @@ class Checkpoint:
         if self._upload is not None:
             self._upload(path)
 
-    def _complete_portables(self, source: Path, state: Mapping[str, Any]) -> None:
+    def _complete_portables(self, state: Mapping[str, Any]) -> None:
         """Writes what a crash between ``last`` and its portable copies has left out."""
         for path in self._due_portables(state["progress"]):
             if not path.exists() or load_portable(path)["epoch"] != state["progress"]["epoch"]:
-                self._write_portable(path, source, state)
+                self._write_portable(path, _copied(self._live_state(), {}), state)
 
     def _agreed(self, decide: Callable[[], Path | None]) -> Path | None:
         """What the main process decides, on every rank; its CheckpointError is raised on every rank, too."""
@@ -286,6 +321,21 @@ class Checkpoint:
         return None
 
 
+def _copied(value: Any, buffer: Any) -> Any:
+    """A copy of nested state on the CPU; tensors go into the buffers of the copy before, where those fit."""
+    if isinstance(value, Tensor):
+        if isinstance(buffer, Tensor) and buffer.shape == value.shape and buffer.dtype == value.dtype:
+            return buffer.copy_(value.detach())
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        known = buffer if isinstance(buffer, dict) else {}
+        return {key: _copied(inner, known.get(key)) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        known = buffer if isinstance(buffer, list | tuple) and len(buffer) == len(value) else [None] * len(value)
+        return type(value)(_copied(inner, own) for inner, own in zip(value, known, strict=True))
+    return value
+
+
 class _Background:
     """One call in a thread of its own.
 
@@ -293,7 +343,7 @@ class _Background:
     thread that the interpreter waits for at exit, for ever.
     """
 
-    def __init__(self, call: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[], object]) -> None:
         self._call = call
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="labtrail-checkpoint", daemon=True)

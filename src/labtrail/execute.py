@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from labtrail.launch import make_accelerator
 from labtrail.peers import EndStatus, Peers
 from labtrail.query import Query
 from labtrail.record import DataSource, Record
-from labtrail.run import Claim, Identity, Run, Status, claim
+from labtrail.run import Claim, Identity, Run, Status, checked, claim
 from labtrail.signals import Guard, Interrupted
 from labtrail.task import Task
 
@@ -59,18 +60,21 @@ def follow(
 ) -> Iterator[Record]:
     """Drives a task: logs each record, saves the state it leaves, and passes the record on.
 
-    Log comes before save: a crash between the two repeats a point and never loses one.
+    Log comes before save, both behind the next epoch: a crash between the two repeats a point and never
+    loses one.
     """
     began = time.perf_counter()
     with closing(task.function(config, accelerator, checkpoint)) as records:
         for record in records:
             extra = {**checkpoint.judge(record), "system/epoch_seconds": time.perf_counter() - began}
             extra["system/memory_mib"] = _peak_memory_mib()
+            checked({**record.metrics, **extra})
             if accelerator.is_main_process:
-                run.log(record, extra)
+                checkpoint.save(record, first=partial(run.log, record, extra))
                 if record.metrics:
                     _log.info("%s", _one_line(record))
-            checkpoint.save(record)
+            else:
+                checkpoint.save(record)
             yield record
             began = time.perf_counter()
     checkpoint.finish()
@@ -179,6 +183,8 @@ class _Attempt:
         if self._peers.in_charge():
             verdict = self._peers.verdict()
             self._close(verdict.status, verdict.reason)
+        if self._checkpoint is not None:
+            self._checkpoint.upload_last()
 
     def _last_words(self, name: str) -> None:
         """The main thread has not answered a signal: it hangs, in a collective most likely."""

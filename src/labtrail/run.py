@@ -231,7 +231,7 @@ class Run:
         Raises:
             MetricError: a value that is not a finite number; nothing of the record is written.
         """
-        values = {name: _checked(name, value) for name, value in {**record.metrics, **(extra or {})}.items()}
+        values = checked({**record.metrics, **(extra or {})})
         now = int(time.time() * 1000)
         points = [
             Metric(name, value, now, record.step)
@@ -305,7 +305,13 @@ def _dataset(source: DataSource) -> DatasetInput:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", source.context)])
 
 
-def _checked(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise MetricError(f"metric {name}: expected a finite number, found {value!r}")
-    return float(value)
+def checked(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics as floats.
+
+    Raises:
+        MetricError: a value that is not a finite number; names it.
+    """
+    for name, value in metrics.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise MetricError(f"metric {name}: expected a finite number, found {value!r}")
+    return {name: float(value) for name, value in metrics.items()}

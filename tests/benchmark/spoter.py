@@ -92,7 +92,7 @@ def _network(path: Path) -> Iterator[Row]:
     def own_evaluation() -> np.ndarray:
         frames = int(clips.lengths[:TRAINED_CLIPS].sum())
         own = to_inputs(clips.frames[:frames], clips.lengths[:TRAINED_CLIPS], clips.labels - 1, accelerator.device)
-        return predict(model, own, CLASSES, 2048, accelerator)
+        return predict(model, own, CLASSES, 1024, accelerator)
 
     plain_clips = [clip for clip, _ in plain_spoter.parse(path)[:TRAINED_CLIPS]]
     yield compare(
@@ -106,7 +106,7 @@ def _network(path: Path) -> Iterator[Row]:
 
     yield compare(
         "evaluate, network alone (nn.Transformer, batch 1)",
-        lambda: predict(model, few, CLASSES, 2048, accelerator), peer_forward, 1.0, repeats=9,
+        lambda: predict(model, few, CLASSES, 1024, accelerator), peer_forward, 1.0, repeats=9,
     )  # fmt: skip
 
 

@@ -20,8 +20,8 @@ METRICS = {
     "system/epoch_seconds", "system/memory_mib",
 }  # fmt: skip
 ARTIFACTS = {
-    "config.yaml", "checkpoints/last/model.safetensors", "checkpoints/last/optimizer.bin",
-    "checkpoints/last/random_states_0.pkl", "checkpoints/last/state.json", "checkpoints/best.pt",
+    "config.yaml", "checkpoints/last/model.safetensors", "checkpoints/last/optimizer.pt",
+    "checkpoints/last/random_states_0.pt", "checkpoints/last/state.json", "checkpoints/best.pt",
     "checkpoints/epoch_002.pt", "checkpoints/epoch_004.pt", "figures/curves.png", "figures/confusion.png",
     "tables/confusion.csv", "tables/predictions.csv",
 }  # fmt: skip

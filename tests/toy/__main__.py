@@ -39,7 +39,7 @@ def toy(config: ToyConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> 
     torch.manual_seed(config.seed)
     model = torch.nn.Linear(4, 4)
     model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    progress = checkpoint.restore(model)
+    progress = checkpoint.restore(model, optimizer)
     for epoch in range(progress.epoch, config.epochs):
         if epoch == config.epoch and accelerator.process_index == config.rank:
             _fail(config)

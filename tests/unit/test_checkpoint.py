@@ -46,7 +46,7 @@ class Loop:
         )
         self.accelerator = accelerator
         self.checkpoint = Checkpoint(folder, accelerator, score=score, config={"seed": 0}, upload=upload)
-        self.progress = self.checkpoint.restore(self.model, milestones=[2])
+        self.progress = self.checkpoint.restore(self.model, self.optimizer, milestones=[2])
 
     def epoch(self, value: float = 0.5) -> dict[str, float]:
         loss = self.model(torch.ones(1, 3)).square().sum()
@@ -143,7 +143,7 @@ def test_damaged_checkpoint_falls_back_and_says_so(
 def test_no_whole_checkpoint_is_an_error_with_the_next_step(tmp_path: Path, accelerator: Accelerator) -> None:
     loop = Loop(tmp_path, accelerator)
     loop.epoch()
-    (tmp_path / "last/optimizer.bin").write_bytes(b"")
+    (tmp_path / "last/optimizer.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no whole checkpoint is left, start anew with --again"):
         Loop(tmp_path, accelerator)
 
