@@ -88,19 +88,19 @@ class Workspace:
         )  # fmt: skip
 
     @contextmanager
-    def started(self, *words: str) -> Generator[subprocess.Popen[str]]:
+    def started(self, *words: str, stdout: str = "stdout.log") -> Generator[subprocess.Popen[str]]:
         """A command in the background; everything it started is gone afterwards."""
-        process = subprocess.Popen(
-            self.command(*words), cwd=self.folder, env=self.environment, text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            kill_tree(process.pid)
-            process.wait(timeout=60)
-            if process.stderr:
-                process.stderr.close()
+        with (
+            (self.folder / stdout).open("w") as output,
+            subprocess.Popen(
+                self.command(*words), cwd=self.folder, env=self.environment, text=True,
+                stdout=output, stderr=subprocess.PIPE,
+            ) as process,
+        ):  # fmt: skip
+            try:
+                yield process
+            finally:
+                kill_tree(process.pid)
 
     def client(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")

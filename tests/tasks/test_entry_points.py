@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from labtrail import contract
+from labtrail.cli import run_task
+from projects.spoter.__main__ import TASK as SPOTER
 from tests.workspace import Workspace
 
 METRICS = {
@@ -76,15 +78,15 @@ def test_tour_ends_with_a_table_and_links(workspace: Workspace) -> None:
     small = {"seed": "5", "train.epochs": "1", "data.synthetic.train": "16", "model.layers": "1"}
     stop = {"project": "spoter", "config": "configs/spoter/synthetic.yaml", "overrides": small}
     workspace.write("tour.yaml", yaml.safe_dump({"stops": [stop]}))
-    assert workspace.run("labtrail", "init").returncode == 0
     command = ["mlflow", "run", ".", "--env-manager", "local", "--experiment-name", "tour", "-P", "config=tour.yaml"]
     done = workspace.run(*command)
     assert done.returncode == 0, done.stderr
     run_id = workspace.query().runs()["run_id"].item()
+    experiment = workspace.query().runs()["experiment_id"].item()
     assert "SYNTHETIC" in done.stdout
     assert run_id in done.stdout
     assert "make ui" in done.stdout
-    assert "#/experiments/1/runs?compareRunsMode=CHART" in done.stdout
+    assert f"#/experiments/{experiment}/runs?compareRunsMode=CHART" in done.stdout
     tour = workspace.query("tour").runs()["run_id"].item()
     table = pd.read_csv(workspace.artifacts(tour) / "tables/tour.csv")
     assert table["run_id"].tolist() == [run_id]
@@ -102,7 +104,6 @@ def test_fetch_imports_and_train_reads(workspace: Workspace) -> None:
         path = workspace.folder / f"source/WLASL50_mediapipe_{name}.csv.gz"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(gzip.compress("\n".join(lines).encode()))
-    assert workspace.run("labtrail", "init").returncode == 0
     done = workspace.mlflow_run("fetch", "-P", "dataset=wlasl50", "-P", "from_file=source")
     assert done.returncode == 0, done.stderr
     assert "no commercial use" in done.stderr
@@ -152,24 +153,36 @@ def _eight_complete_runs(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "wanted"),
+    ("options", "wanted"),
     [
-        (["--train.epoch", "3"], 2, "--train.epoch: unknown key (did you mean 'epochs'?)"),
-        (["--train.epochs", "0"], 2, "--train.epochs: input should be greater than or equal to 1, found 0"),
-        (["--config", "absent.yaml"], 2, "absent.yaml: no such config file"),
-        (["--data.train", "absent.csv"], 2, "absent.csv: no such file; import it with"),
-        (["--compute.precision", "fp16"], 2, "compute.precision: fp16 needs a GPU"),
-        (["train.epochs=3"], 2, "train.epochs=3: unexpected argument; values are given as --key value"),
-        (["--seed"], 2, "--seed: a value is missing"),
+        (["--train.epoch", "3"], "--train.epoch: unknown key (did you mean 'epochs'?)"),
+        (["--train.epochs", "0"], "--train.epochs: input should be greater than or equal to 1, found 0"),
+        (["--config", "absent.yaml"], "absent.yaml: no such config file"),
+        (["--data.train", "absent.csv"], "absent.csv: no such file; import it with"),
+        (["--compute.precision", "fp16"], "compute.precision: fp16 needs a GPU"),
+        (["train.epochs=3"], "train.epochs=3: unexpected argument; values are given as --key value"),
+        (["--seed"], "--seed: a value is missing"),
+        (["--processes", "0"], "0 is not in the range"),
     ],
 )
-def test_bad_input_starts_nothing(options: list[str], status: int, wanted: str, workspace: Workspace) -> None:
-    done = workspace.spoter(*options)
-    assert done.returncode == status
-    assert done.stderr.splitlines() == [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert wanted in done.stderr
+def test_bad_input_starts_nothing(
+    options: list[str],
+    wanted: str,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(workspace.folder)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(SystemExit) as caught:
+        run_task(SPOTER, "projects.spoter", ["--config", "tiny.yaml", *options])
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert wanted in lines[0]
     assert not (workspace.folder / "mlflow.db").exists()
-    assert not list((workspace.folder / "mlruns").glob("*")) if (workspace.folder / "mlruns").exists() else True
+    assert not (workspace.folder / "mlruns").exists()
 
 
 def test_refusal_under_mlflow_keeps_its_reason(workspace: Workspace) -> None:

@@ -1,0 +1,50 @@
+"""`labtrail ui` as a researcher meets it: the printed link opens the runs as charts."""
+
+import shutil
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.workspace import Workspace, wait_until
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian's package: chromium)"),
+]
+
+
+@pytest.fixture
+def link(workspace: Workspace) -> Iterator[str]:
+    """The link that `labtrail ui` prints for spoter, with two finished runs behind it."""
+    for seed in ("0", "1"):
+        assert workspace.spoter("--seed", seed, "--train.epochs", "2").returncode == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with workspace.started("labtrail", "ui", "--port", str(port), stdout="ui.log"):
+        log = workspace.folder / "ui.log"
+        wait_until(lambda: "spoter" in log.read_text())
+        wait_until(lambda: _listens(port))
+        yield next(line.split()[1] for line in log.read_text().splitlines() if line.startswith("spoter"))
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_printed_link_shows_the_runs_as_charts(link: str) -> None:
+    with playwright.sync_playwright() as driver:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-quic"]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.goto(link)
+        # The page never becomes idle: it is ready when what it must show is there.
+        for text in ("synthetic-adamw-s0", "synthetic-adamw-s1", "validation/accuracy"):
+            page.get_by_text(text).first.wait_for(timeout=60_000)
+        assert "compareRunsMode=CHART" in page.url
+        browser.close()

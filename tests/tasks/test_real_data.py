@@ -1,0 +1,30 @@
+"""Real clips, imported and trained through `mlflow run`, beside the baseline of the same run."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.workspace import Workspace
+
+
+@pytest.mark.real_data
+def test_real_clips_from_import_to_test(workspace: Workspace, real_data: Path) -> None:
+    source = real_data / "wlasl50"
+    done = workspace.mlflow_run("fetch", "-P", "dataset=wlasl50", "-P", f"from_file={source}")
+    assert done.returncode == 0, done.stderr
+    # Two epochs of a smaller network: that it learns is the figure in the README, not the point here.
+    short = ["train.epochs=2", "model.layers=2", "train.milestones=[1]"]
+    options = [part for value in short for part in ("-P", value)]
+    done = workspace.mlflow_run("spoter", "-P", "config=configs/spoter/wlasl50.yaml", *options)
+    assert done.returncode == 0, done.stderr
+    run = workspace.client().get_run(workspace.query().runs()["run_id"].item())
+    assert run.inputs is not None
+    profiles = {one.tags[0].value: str(one.dataset.profile) for one in run.inputs.dataset_inputs}
+    for split, count in (("train", 276), ("validation", 50), ("test", 47)):
+        assert f'"clips": {count}' in profiles[split]
+    metrics = run.data.metrics
+    assert metrics["test/baseline_1nn"] == pytest.approx(27 / 47)
+    assert metrics["validation/baseline_1nn"] == pytest.approx(27 / 50)
+    assert metrics["test/accuracy"] <= metrics["test/accuracy_top5"]
+    assert metrics["test/accuracy_low"] <= metrics["test/accuracy"] <= metrics["test/accuracy_high"]
+    assert metrics["test/accuracy_max"] >= metrics["test/accuracy"]
