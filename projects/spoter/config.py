@@ -22,7 +22,7 @@ class SyntheticConfig(Section):
     """clips of the test split"""
     frames: int = Field(default=24, ge=2, le=204)
     """mean number of frames of a clip"""
-    noise: float = Field(default=0.02, ge=0)
+    noise: float = Field(default=0.2, ge=0)
     """standard deviation of each signer's deviation from the sign, in fractions of the picture"""
     seed: int = Field(default=0, ge=0)
     """seed of the data set, apart from the seed of the run"""

@@ -28,7 +28,8 @@ def run_task(task: Task[Any], module: str, arguments: Sequence[str] | None = Non
 
     @click.command(name=f"python -m {module}", context_settings=_FREE_ARGUMENTS, epilog=_keys_help(task))
     @click.option("--config", "path", type=Path, default=task.default, show_default=True, help="YAML file of values.")
-    @click.option("--again", is_flag=True, help="Run anew although a run of this config and data has finished.")
+    @click.option("--again", type=bool, is_flag=False, flag_value=True, default=False, metavar="[true]",
+                  help="Run anew although a run of this config and data has finished.")  # fmt: skip
     @click.option("--processes", type=click.IntRange(1), help="Processes on this machine; started here if needed.")
     @click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, metavar="SECONDS",
                   help="Silence after which a process that does not answer the others counts as lost.")  # fmt: skip
