@@ -18,13 +18,14 @@ from labtrail import links
 from labtrail.checkpoint import Checkpoint
 from labtrail.cli import run_task
 from labtrail.config import Section, TaskConfig, load_config
-from labtrail.errors import LabtrailError
+from labtrail.errors import LabtrailError, LaunchError
 from labtrail.record import Record
 from labtrail.task import Task
 
 _UI = "http://127.0.0.1:5000"
-# A child must open a run of its own, and is no rank of this process's launch.
+# A child opens a run of its own.
 _OWN_VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+_PATIENCE_S = 20
 
 
 class Stop(Section):
@@ -47,13 +48,14 @@ class TourConfig(TaskConfig):
 
 def tour(config: TourConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
     """Runs every stop as a process of its own and yields its test metrics; the last Record has the table."""
+    if accelerator.num_processes > 1:
+        raise LaunchError("the tour is one process; its stops are processes of their own")
     rows: list[dict[str, Any]] = []
     for index, stop in enumerate(tqdm(config.stops, desc="tour", unit="run", disable=None)):
         options = [part for key, value in stop.overrides.items() for part in (f"--{key}", value)]
         command = [sys.executable, "-m", f"projects.{stop.project}", "--config", str(stop.config), *options]
         click.echo(f"\n[{index + 1}/{len(config.stops)}] python {' '.join(command[1:])}", err=True)
-        environment = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
-        if subprocess.run(command, env=environment, check=False).returncode != 0:
+        if _run(command) != 0:
             raise LabtrailError(f"{' '.join(command[1:])} failed; its own message is above")
         row = _outcome(stop)
         rows.append(row)
@@ -61,6 +63,18 @@ def tour(config: TourConfig, accelerator: Accelerator, checkpoint: Checkpoint) -
     table = pd.DataFrame(rows)
     click.echo(_closing_words(table))
     yield Record(len(rows), files={"tables/tour.csv": table})
+
+
+def _run(command: list[str]) -> int:
+    """The exit status of a child; when this process is stopped, the child is too, and may close its run."""
+    environment = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
+    with subprocess.Popen(command, env=environment) as child:
+        try:
+            return child.wait()
+        except BaseException:
+            child.terminate()
+            child.wait(_PATIENCE_S)
+            raise
 
 
 _TEST_METRICS = ("accuracy", "accuracy_top5", "baseline_1nn")

@@ -26,7 +26,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 FROZEN = {
     "spoter": {
         "seed", "compute.precision", "compute.threads", "data.train", "data.validation", "data.test",
-        "data.label_column", "data.classes", "data.synthetic.classes", "data.synthetic.train",
+        "data.label_column", "data.classes", "data.first_label", "data.synthetic.classes", "data.synthetic.train",
         "data.synthetic.validation", "data.synthetic.test", "data.synthetic.frames", "data.synthetic.noise",
         "data.synthetic.seed", "model.heads", "model.layers", "model.feed_forward", "model.dropout",
         "augment.variant", "augment.probability", "augment.rounds", "augment.noise", "augment.frame_drop",

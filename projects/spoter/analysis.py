@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from labtrail import figures
-from labtrail.statistics import confusion
+from labtrail.statistics import confusion, ranks
 from projects.spoter.data import Splits
 
 
@@ -34,7 +34,6 @@ def predictions(logits: np.ndarray, splits: Splits) -> pd.DataFrame:
     """One row per test clip: label, prediction, its probability, and the rank of the true label (1 = best)."""
     labels = splits.test.labels
     guesses = logits.argmax(axis=1)
-    own = logits[np.arange(len(labels)), labels]
     return pd.DataFrame(
         {
             "clip": np.arange(len(labels)),
@@ -42,6 +41,6 @@ def predictions(logits: np.ndarray, splits: Splits) -> pd.DataFrame:
             "label": labels + splits.first_label,
             "prediction": guesses + splits.first_label,
             "probability": softmax(logits.astype(float), axis=1).max(axis=1),
-            "rank": (logits >= own[:, None]).sum(axis=1),
+            "rank": ranks(logits, labels),
         }
     )

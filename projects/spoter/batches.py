@@ -93,10 +93,12 @@ class Update(NamedTuple):
     Attributes:
         clips: shape (n,), int64; never empty, so that every rank takes part in every step.
         weights: shape (n,); 0 for clips that only keep a rank company at the end of an epoch.
+        size: clips of the whole step, over all ranks.
     """
 
     clips: np.ndarray
     weights: np.ndarray
+    size: int
 
 
 def epoch_updates(clips: int, per_process: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[Update]:
@@ -121,7 +123,7 @@ def epoch_updates(clips: int, per_process: int, seed: int, epoch: int, rank: int
         idle = -len(chosen) % world
         chosen = np.concatenate([chosen, np.resize(chosen, idle)])
         weights = np.concatenate([weights, np.zeros(idle)])
-        updates.append(Update(chosen[rank::world], weights[rank::world]))
+        updates.append(Update(chosen[rank::world], weights[rank::world], len(chosen) - idle))
     return updates
 
 

@@ -41,6 +41,8 @@ class DataConfig(Section):
     """integer column that holds the class"""
     classes: int | None = Field(default=None, ge=2)
     """number of classes; empty: as many as the train labels need"""
+    first_label: Literal[0, 1] | None = None
+    """the label of the first class; empty: 0 if the train split has a 0, otherwise 1"""
     synthetic: SyntheticConfig = SyntheticConfig()
 
 

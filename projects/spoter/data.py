@@ -1,5 +1,6 @@
 """The three splits of a run, checked together: labels, classes, and what to tell about them."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from labtrail.record import DataSource
 from projects.spoter.clips import Clips, load_clips
 from projects.spoter.config import SYNTHETIC, DataConfig, SpoterConfig
 from projects.spoter.synthetic import write_split
+
+_log = logging.getLogger("labtrail")
 
 SPLITS = ("train", "validation", "test")
 
@@ -57,7 +60,7 @@ def load_splits(config: DataConfig) -> Splits:
     """
     clips = {name: load_clips(_path(name, config), config.label_column) for name in SPLITS}
     train = clips["train"].labels
-    first = 0 if train.min() == 0 else 1
+    first = config.first_label if config.first_label is not None else int(train.min() != 0)
     classes = config.classes or int(train.max()) - first + 1
     if classes < 2 and train.min() == train.max():
         raise DataError(f"{clips['train'].path}: only one class in column {config.label_column}; nothing to tell apart")
@@ -85,6 +88,7 @@ def _from_zero(clips: Clips, first: int, classes: int, config: DataConfig) -> np
 def sources(config: SpoterConfig) -> Sequence[DataSource]:
     """The data sets of a run, checked, with their digests."""
     splits = load_splits(config.data)
+    _log.info("%d classes; labels count from %d", splits.classes, splits.first_label)
     return [
         _source(split, splits, getattr(config.data, split.name))
         for split in (splits.train, splits.validation, splits.test)

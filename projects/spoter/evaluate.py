@@ -20,7 +20,7 @@ def predict(model: nn.Module, inputs: Inputs, classes: int, max_frames: int, acc
     network.eval()
     count = len(inputs.lengths)
     logits = torch.zeros(count, classes, device=inputs.frames.device)
-    whole = Update(np.arange(count), np.ones(count))
+    whole = Update(np.arange(count), np.ones(count), count)
     for index, batch in enumerate(batches(inputs, whole, max_frames)):
         if index % accelerator.num_processes == accelerator.process_index:
             rows = torch.from_numpy(batch.clips).to(logits.device)

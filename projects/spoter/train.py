@@ -78,14 +78,18 @@ def train_epoch(
                 logits = model(batch.frames, batch.layout)
                 loss = _loss(logits, batch.labels, batch.weights, config.label_smoothing)
                 accelerator.backward(loss)
-            total += loss.detach()
+            total += loss.detach() * update.size
             correct += ((logits.argmax(1) == batch.labels) & (batch.weights > 0)).sum()
         if config.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
     sums = accelerator.reduce(torch.stack([total / accelerator.num_processes, correct]), "sum").tolist()
-    return {"loss": sums[0] / len(plan), "accuracy": sums[1] / len(inputs.lengths), "learning_rate": rates[-1]}
+    return {
+        "loss": sums[0] / len(inputs.lengths),
+        "accuracy": sums[1] / len(inputs.lengths),
+        "learning_rate": rates[-1],
+    }
 
 
 def _loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
@@ -141,8 +145,9 @@ def _test(
     logits = predict(model, test, splits.classes, _EVALUATION_FRAMES, accelerator)
     metrics = scores(logits, splits.test.labels)
     maximum = max([metrics["accuracy"], *found])
-    metrics |= interval("accuracy", metrics["accuracy"], clips) | {"accuracy_max": maximum}
-    metrics |= interval("accuracy_max", maximum, clips)
+    metrics["accuracy_max"] = maximum
+    for name in ("accuracy", "accuracy_top5", "accuracy_max"):
+        metrics |= interval(name, metrics[name], clips)
     result = named("test", metrics)
     if config.train.baseline:
         result |= baseline_accuracies(splits)

@@ -151,7 +151,11 @@ class Checkpoint:
                 new.mkdir(parents=True)
         self._accelerator.wait_for_everyone()
         with _clear_errors(self.folder):
-            torch.save(generator_states(), new / self._random_file())
+            try:
+                torch.save(generator_states(), new / self._random_file())
+            except BaseException:
+                remove(new)
+                raise
         self._accelerator.wait_for_everyone()
         self._saved_epoch = self._progress.epoch
         if main:
@@ -189,10 +193,14 @@ class Checkpoint:
 
     def flush(self) -> None:
         """Waits until the last save is durable; raises what went wrong with it."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            with _clear_errors(self.folder):
-                pending.wait()
+        if self._pending is not None:
+            # Forgotten only once it has ended: a signal may interrupt the wait.
+            try:
+                self._pending.wait()
+            except Exception:
+                self._pending = None
+                raise
+            self._pending = None
 
     def finish(self) -> None:
         """Makes everything durable at the end of the task and drops what only a resume needs twice."""
@@ -222,6 +230,14 @@ class Checkpoint:
         return sorted(self.folder.glob("epoch_*.pt"))
 
     def _publish(self, new: Path, state: dict[str, Any]) -> None:
+        with _clear_errors(self.folder):
+            try:
+                self._write(new, state)
+            except BaseException:
+                remove(new)
+                raise
+
+    def _write(self, new: Path, state: dict[str, Any]) -> None:
         save_file(self._snapshot["model"], new / _MODEL_FILE)
         torch.save({name: self._snapshot[name] for name in ("optimizer", "scaler")}, new / _OPTIMIZER_FILE)
         files = sorted(path for path in new.iterdir() if path.is_file())
@@ -267,7 +283,10 @@ class Checkpoint:
             self._upload(path)
 
     def _complete_portables(self, state: Mapping[str, Any]) -> None:
-        """Writes what a crash between ``last`` and its portable copies has left out."""
+        """Writes what a crash between ``last`` and its portable copies has left out, and drops what is ahead of it."""
+        best = self.folder / "best.pt"
+        if best.exists() and load_portable(best)["epoch"] > state["progress"]["epoch"]:
+            remove(best)
         for path in self._due_portables(state["progress"]):
             if not path.exists() or load_portable(path)["epoch"] != state["progress"]["epoch"]:
                 self._write_portable(path, _copied(self._live_state(), {}), state)

@@ -12,6 +12,7 @@ import click
 from labtrail.config import describe, load_config, to_yaml
 from labtrail.errors import ConfigError, LabtrailError
 from labtrail.launch import end_with_parent, is_worker, relaunch
+from labtrail.signals import Interrupted, ignore_signals, stop_by_exception
 from labtrail.task import Task
 
 _FREE_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["-h", "--help"]}
@@ -56,6 +57,7 @@ def run_task(task: Task[Any], module: str, arguments: Sequence[str] | None = Non
 def command_line(command: click.Command, arguments: Sequence[str] | None = None) -> None:
     """Runs a click command as this process; errors that a user can mend become lines, not tracebacks."""
     _start()
+    stop_by_exception()
     end_with_parent()
     sys.exit(_guarded(command, arguments))
 
@@ -76,8 +78,13 @@ def _guarded(command: click.Command, arguments: Sequence[str] | None) -> int:
         return command.main(args=arguments, standalone_mode=False) or 0
     except click.ClickException as error:
         return _refused(error.format_message(), error.exit_code)
-    except click.Abort:
-        return _refused("interrupted", 130)
+    except Interrupted as interruption:
+        ignore_signals()
+        if "MLFLOW_RUN_ID" in os.environ:
+            from labtrail.run import abandon
+
+            abandon(str(interruption))
+        return interruption.exit_status
     except LabtrailError as error:
         return _refused(str(error), error.exit_status)
 

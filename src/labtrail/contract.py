@@ -1,10 +1,15 @@
 """The names that runs carry; queries, reports and people rely on them."""
 
+from collections.abc import Mapping
+
 TASK = "labtrail.task"
 KEY = "labtrail.key"
 CAMPAIGN = "labtrail.campaign"
 STATUS_REASON = "labtrail.status_reason"
+ENDED = "labtrail.ended"
 SAME_AS = "labtrail.same_as"
+PLACE = "labtrail.place"
+HOST = "labtrail.host"
 ATTEMPTS = "labtrail.attempts"
 PROCESSES = "labtrail.processes"
 DEVICE = "labtrail.device"
@@ -14,7 +19,13 @@ GIT_DIRTY = "labtrail.git_dirty"
 JOB_ID = "scheduler.job_id"
 NOTE = "mlflow.note.content"
 
+# Keys and values of configs, and names of artifacts.
 CONFIG_PREFIX = "cfg."
 CONFIG_FILE = "config.yaml"
 BEST_PREFIX = "best"
 CHECKPOINTS = "checkpoints"
+
+
+def end_of(tags: Mapping[str, str], status: str) -> str:
+    """How a run really ended: its own word, since ``mlflow run`` overwrites the status (KILLED and even FINISHED)."""
+    return tags.get(ENDED, status)

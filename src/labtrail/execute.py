@@ -24,7 +24,7 @@ from labtrail.config import Config, fingerprint
 from labtrail.errors import LabtrailError
 from labtrail.figures import learning_curves
 from labtrail.launch import make_accelerator
-from labtrail.peers import EndStatus, Peers
+from labtrail.peers import EndStatus, Peers, Verdict
 from labtrail.query import Query
 from labtrail.record import DataSource, Record
 from labtrail.run import Claim, Identity, Run, Status, checked, claim
@@ -95,7 +95,13 @@ def execute(task: Task[Config], config: Config, options: Options) -> int:
             _log.info("already done: run %s has finished this work; --again runs it anew", own.run_id)
         return 0
     run = Run(own.run_id)
-    return _Attempt(task, config, run, accelerator, identity).run_to_end()
+    try:
+        attempt = _Attempt(task, config, run, accelerator, identity)
+    except Interrupted as interruption:
+        if accelerator.is_main_process:
+            run.end("KILLED", str(interruption))
+        raise
+    return attempt.run_to_end()
 
 
 class _Attempt:
@@ -148,6 +154,7 @@ class _Attempt:
         for record in follow(self._task, self._config, self._run, self._accelerator, self._checkpoint):
             metrics |= record.metrics
         self._accelerator.wait_for_everyone()
+        self._peers.leave("FINISHED", "")
         if self._accelerator.is_main_process:
             self._run.describe(_description(self._identity, metrics))
             self._draw_curves()
@@ -174,23 +181,25 @@ class _Attempt:
         return interruption.exit_status
 
     def _end(self, status: EndStatus, reason: str, *, consequence: bool = False) -> None:
-        self._peers.leave(status, reason, consequence=consequence)
-        if self._checkpoint is not None:
-            try:
+        # Whatever fails on the way out, the run must be closed.
+        try:
+            self._peers.leave(status, reason, consequence=consequence)
+            if self._checkpoint is not None:
                 self._checkpoint.flush()
-            except LabtrailError as error:
-                _log.error("%s", error)
+        except Exception as error:
+            _log.error("while ending: %s: %s", type(error).__name__, error)
         if self._peers.in_charge():
-            verdict = self._peers.verdict()
+            verdict = self._peers.verdict(Verdict(status, reason))
             self._close(verdict.status, verdict.reason)
         if self._checkpoint is not None:
             self._checkpoint.upload_last()
 
     def _last_words(self, name: str) -> None:
         """The main thread has not answered a signal: it hangs, in a collective most likely."""
-        self._peers.leave("KILLED", f"{name} (the process did not answer within {GRACE_S:g} s)")
+        own = Verdict("KILLED", f"{name} (the process did not answer within {GRACE_S:g} s)")
+        self._peers.leave(own.status, own.reason)
         if self._peers.in_charge():
-            verdict = self._peers.verdict()
+            verdict = self._peers.verdict(own)
             self._close(verdict.status, verdict.reason)
 
     def _close(self, status: Status, reason: str = "") -> None:

@@ -4,6 +4,7 @@ A step for a machine with internet, such as a login node; runs read what it leav
 """
 
 import hashlib
+import http.client
 import shutil
 import time
 import urllib.error
@@ -15,12 +16,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from labtrail.errors import DataError
-from labtrail.files import remove, sync_folder
+from labtrail.files import remove, sha256_of, sync_folder
 
 _CHUNK = 1 << 18
 _ATTEMPTS = 4
 _TIMEOUT_S = 30
-_SCHEMES = ("https://", "http://127.0.0.1")
+_SCHEMES = ("https://", "http://127.0.0.1:")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class DataSet:
 
 
 def fetch(dataset: DataSet, from_file: Path | None, root: Path = Path("data")) -> Path:
-    """Brings a data set to ``root/NAME``; files that are there already are kept.
+    """Brings a data set to ``root/NAME``; what is there already is kept, unless ``from_file`` holds something else.
 
     Args:
         dataset: what to bring.
@@ -72,7 +73,7 @@ def fetch(dataset: DataSet, from_file: Path | None, root: Path = Path("data")) -
     folder.mkdir(parents=True, exist_ok=True)
     for asset in dataset.assets:
         target = folder / asset.target
-        if target.exists():
+        if target.exists() and (from_file is None or sha256_of(target) == sha256_of(_local(from_file, asset))):
             continue
         # A download keeps its part for the next attempt; a part that fails its checks is worthless.
         part = folder / f"part-{asset.target}"
@@ -129,7 +130,7 @@ def download(url: str, part: Path, attempts: int = _ATTEMPTS) -> None:
         try:
             _download_once(url, part)
             return
-        except (urllib.error.URLError, ConnectionError, TimeoutError, _CutOffError) as error:
+        except (OSError, http.client.HTTPException, _CutOffError) as error:
             problem = str(getattr(error, "reason", error))
             if isinstance(error, urllib.error.HTTPError) and error.code < 500:
                 break

@@ -1,7 +1,5 @@
 """Figures from arrays and frames; no state of pyplot, colours safe for colour-blind readers."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -46,16 +44,4 @@ def confusion(counts: np.ndarray, names: np.ndarray, title: str) -> Figure:
     axis.set_yticks(places, names[places], fontsize=7)
     axis.set(xlabel="predicted class", ylabel="true class", title=title)
     figure.colorbar(image, ax=axis, label="clips", shrink=0.8, ticks=MaxNLocator(integer=True))
-    return figure
-
-
-def bars_with_intervals(values: Mapping[str, tuple[float, float, float]], title: str, label: str) -> Figure:
-    """One bar per name with its interval; values: name -> (value, low, high)."""
-    figure = Figure(figsize=(1.2 + 1.3 * len(values), 3.6), layout="constrained")
-    axis = figure.subplots()
-    heights = np.array([value for value, _, _ in values.values()])
-    errors = np.array([(value - low, high - value) for value, low, high in values.values()]).T
-    axis.bar(range(len(values)), heights, yerr=errors, color=COLOURS[0], ecolor=COLOURS[-1], capsize=4)
-    axis.set_xticks(range(len(values)), list(values), rotation=20, ha="right")
-    axis.set(ylabel=label, title=title)
     return figure

@@ -11,7 +11,6 @@ from datetime import timedelta
 import psutil
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import DataLoaderConfiguration
 
 from labtrail.config import Compute
 from labtrail.errors import LaunchError
@@ -52,7 +51,6 @@ def make_accelerator(compute: Compute, processes: int | None, timeout_s: float) 
     accelerator = Accelerator(
         cpu=not gpu,
         mixed_precision=compute.precision,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))],
     )
     if asked is not None and accelerator.num_processes != asked:
@@ -111,6 +109,7 @@ def end_with_parent() -> None:
     """
     if not sys.platform.startswith("linux") or not (is_worker() or "MLFLOW_RUN_ID" in os.environ):
         return
+    parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == 1:
+    if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)

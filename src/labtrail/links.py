@@ -10,11 +10,6 @@ def experiment_chart(base: str, experiment_id: str) -> str:
     return f"{base}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART"
 
 
-def run_page(base: str, experiment_id: str, run_id: str) -> str:
-    """The page of one run."""
-    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}"
-
-
 def compare(base: str, experiment_ids: Sequence[str], run_ids: Sequence[str]) -> str:
     """The comparison of some runs: parallel coordinates, scatter, box and contour plots."""
     runs, experiments = (quote(json.dumps(list(ids))) for ids in (run_ids, experiment_ids))

@@ -17,7 +17,7 @@ import psutil
 
 from labtrail.files import remove, write_atomically
 
-EndStatus = Literal["FAILED", "KILLED"]
+EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 _PATIENCE_S = 1.5
 _POLL_S = 0.05
@@ -46,17 +46,21 @@ class Peers:
         self._note({})
 
     def leave(self, status: EndStatus, reason: str, *, consequence: bool = False) -> None:
-        """Says how this rank ended; a rank that ends well need not.
+        """Says how this rank ended.
 
         Args:
-            status: FAILED or KILLED.
-            reason: the error or the signal.
+            status: how.
+            reason: the error or the signal; nothing after a good end.
             consequence: whether the error only tells that another rank could not be reached.
         """
         self._note({"status": status, "reason": reason, "consequence": consequence, "at": time.time()})
 
-    def verdict(self) -> Verdict:
-        """The cause of the end, after this rank has left its own note; waits a moment for the notes of others."""
+    def verdict(self, own: Verdict) -> Verdict:
+        """The cause of the end, after this rank has left its note; waits a moment for the notes of others.
+
+        Args:
+            own: how this rank ended; stands if nothing better is known.
+        """
         deadline = time.monotonic() + _PATIENCE_S
         while len(self._ended()) + len(self._vanished()) < self._world and time.monotonic() < deadline:
             time.sleep(_POLL_S)
@@ -72,7 +76,7 @@ class Peers:
             silent = sorted(set(range(self._world)) - set(ended))
             suspect = f"rank {silent[0]} gave no sign; " if silent else ""
             return Verdict("FAILED", suspect + self._named(failed[0][2], ended))
-        return Verdict("KILLED", ended[self._rank]["reason"])
+        return own
 
     def _named(self, rank: int, ended: Mapping[int, Mapping[str, Any]]) -> str:
         reason = ended[rank]["reason"]

@@ -54,11 +54,11 @@ class Query:
             self._found, self.left_out = [], Counter()
             for run in self._candidates():
                 if contract.TASK not in run.data.tags:
-                    self.left_out["not of labtrail, or a pointer"] += 1
+                    self.left_out["not of labtrail"] += 1
                 elif contract.SAME_AS in run.data.tags:
                     self.left_out["points to another run"] += 1
-                elif run.info.status not in self._statuses:
-                    self.left_out[run.info.status.lower()] += 1
+                elif (end := contract.end_of(run.data.tags, run.info.status)) not in self._statuses:
+                    self.left_out[end.lower()] += 1
                 else:
                     self._found.append(run)
         return self._found
@@ -107,7 +107,7 @@ def _row(run: MlflowRun) -> dict[str, Any]:
     return {
         "run_id": info.run_id,
         "name": info.run_name,
-        "status": info.status,
+        "status": contract.end_of(data.tags, info.status),
         "experiment_id": info.experiment_id,
         **times,
         **own_tags,

@@ -1,10 +1,12 @@
 """Run: the one writer to MLflow. It claims its work, logs records and always ends honestly."""
 
+import itertools
 import json
 import math
 import numbers
 import os
 import re
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,13 +93,15 @@ def claim(client: MlflowClient, identity: Identity, experiment_id: str, again: b
         own = client.get_run(given) if given else None
         if own is not None and contract.KEY in own.data.tags:
             return _claim_given(own, identity)
-        earlier = None if again else _find_earlier(client, identity.key)
+        earlier = _find_earlier(client, identity.key, again)
         if earlier is None:
             run_id = own.info.run_id if own else _create(client, identity, experiment_id)
+            if own is not None and contract.SAME_AS in own.data.tags:
+                client.delete_tag(run_id, contract.SAME_AS)
             client.set_tag(run_id, contract.KEY, identity.key)
             return Claim("mine", run_id, _try_lock(run_id))
         if own is not None:
-            _point(client, own.info.run_id, earlier.run_id)
+            _point(client, own.info.run_id, identity.task, earlier)
         return earlier
 
 
@@ -111,9 +115,12 @@ def _claim_given(own: MlflowRun, identity: Identity) -> Claim:
     return _claim_existing(own)
 
 
-def _find_earlier(client: MlflowClient, key: str) -> Claim | None:
+def _find_earlier(client: MlflowClient, key: str, again: bool) -> Claim | None:
+    """The run that holds this work; with ``again`` only one that was begun after the last that finished."""
     found = store.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
-    claims = [_claim_existing(run) for run in found if contract.SAME_AS not in run.data.tags]
+    if again:
+        found = [run for run in itertools.takewhile(lambda run: not _is_finished(run), found) if not _is_elsewhere(run)]
+    claims = [_claim_existing(run) for run in found]
     for state in ("finished", "mine", "busy"):
         for position, one in enumerate(claims):
             if one.state == state:
@@ -124,10 +131,25 @@ def _find_earlier(client: MlflowClient, key: str) -> Claim | None:
 
 
 def _claim_existing(run: MlflowRun) -> Claim:
-    if run.info.status == "FINISHED" and contract.STATUS_REASON not in run.data.tags:
+    if _is_finished(run):
         return Claim("finished", run.info.run_id)
+    if _is_elsewhere(run):
+        raise ClaimError(
+            f"run {run.info.run_id} is doing this work from another folder or machine "
+            f"({run.data.tags.get(contract.HOST)}); if it is dead, continue it there or start anew with --again"
+        )
     lock = _try_lock(run.info.run_id)
     return Claim("busy" if lock is None else "mine", run.info.run_id, lock)
+
+
+def _is_finished(run: MlflowRun) -> bool:
+    return contract.end_of(run.data.tags, run.info.status) == "FINISHED"
+
+
+def _is_elsewhere(run: MlflowRun) -> bool:
+    """Whether the run may be alive where our locks do not reach."""
+    open_end = contract.ENDED not in run.data.tags and run.info.status == "RUNNING"
+    return open_end and run.data.tags.get(contract.PLACE, store.place()) != store.place()
 
 
 def _try_lock(run_id: str) -> FileLock | None:
@@ -151,10 +173,13 @@ def _create(client: MlflowClient, identity: Identity, experiment_id: str) -> str
     return client.create_run(experiment_id, tags=registry.resolve_tags(), run_name=identity.name).info.run_id
 
 
-def _point(client: MlflowClient, run_id: str, target: str) -> None:
-    client.set_tag(run_id, contract.SAME_AS, target)
-    client.set_tag(run_id, contract.NOTE, f"The same work as run `{target}`, which holds the results.")
-    client.update_run(run_id, name=f"same as {target[:8]}")
+def _point(client: MlflowClient, run_id: str, task: str, target: Claim) -> None:
+    client.set_tag(run_id, contract.TASK, task)
+    client.set_tag(run_id, contract.SAME_AS, target.run_id)
+    client.set_tag(run_id, contract.NOTE, f"The same work as run `{target.run_id}`, which holds the results.")
+    client.update_run(run_id, name=f"same as {target.run_id[:8]}")
+    # `mlflow run` sets its own end afterwards; without it nobody else would close a pointer.
+    client.set_terminated(run_id, "FINISHED" if target.state == "finished" else "KILLED")
 
 
 def refuse(reason: str) -> None:
@@ -164,6 +189,16 @@ def refuse(reason: str) -> None:
         client = store.connect()
         if contract.KEY not in client.get_run(run_id).data.tags:
             client.set_tag(run_id, contract.STATUS_REASON, f"REFUSED: {reason}"[:_LONGEST_REASON])
+
+
+def abandon(reason: str) -> None:
+    """Closes the run that ``mlflow run`` has created, when this process is stopped before it has begun."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id:
+        client = store.connect()
+        if contract.KEY not in client.get_run(run_id).data.tags:
+            client.set_tag(run_id, contract.STATUS_REASON, f"KILLED: {reason}")
+            client.set_terminated(run_id, "KILLED")
 
 
 def describe_given(text: str) -> None:
@@ -180,15 +215,12 @@ class Run:
         run_id: MLflow's id.
         folder: where artifacts are written: the artifact store itself when it is a local folder,
             otherwise a working folder whose files are uploaded.
-        resumed: whether earlier attempts have left metrics.
     """
 
     def __init__(self, run_id: str, client: MlflowClient | None = None) -> None:
         self.run_id = run_id
         self._client = client or store.connect()
-        info = self._client.get_run(run_id).info
-        self.experiment_id = info.experiment_id
-        local = _local_path(str(info.artifact_uri))
+        local = _local_path(str(self._client.get_run(run_id).info.artifact_uri))
         self._remote = local is None
         self.folder = local or store.state_folder() / "runs" / run_id
         self._written: dict[str, dict[int, float]] = {}
@@ -209,18 +241,23 @@ class Run:
         }
         if before.info.run_name is None or _INVENTED_NAME.fullmatch(before.info.run_name):
             self._client.update_run(self.run_id, name=identity.name)
+        if attempts == 1:
+            self._client.log_inputs(self.run_id, [_dataset(source) for source in identity.sources])
+            self.store_file(contract.CONFIG_FILE, to_yaml(identity.config))
         tags = {contract.TASK: identity.task, contract.ATTEMPTS: str(attempts), **identity.tags}
+        tags |= {contract.PLACE: store.place(), contract.HOST: socket.gethostname()}
+        commits = [before.data.tags.get(contract.GIT_COMMIT, ""), tags.get(contract.GIT_COMMIT, "")]
+        if all(commits) and not commits[0].endswith(commits[1]):
+            # Epochs of one run that were computed by two versions of the code: both are named.
+            tags[contract.GIT_COMMIT] = " ".join(commits)
         params = {f"{contract.CONFIG_PREFIX}{key}": str(value) for key, value in flatten(identity.config).items()}
         self._client.log_batch(
             self.run_id,
             params=[Param(key, value) for key, value in params.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
-        if contract.STATUS_REASON in before.data.tags:
-            self._client.delete_tag(self.run_id, contract.STATUS_REASON)
-        if attempts == 1:
-            self._client.log_inputs(self.run_id, [_dataset(source) for source in identity.sources])
-            self.store_file(contract.CONFIG_FILE, to_yaml(identity.config))
+        for name in {contract.STATUS_REASON, contract.ENDED} & set(before.data.tags):
+            self._client.delete_tag(self.run_id, name)
         self._client.update_run(self.run_id, status="RUNNING")
 
     def log(self, record: Record, extra: Mapping[str, float] | None = None) -> None:
@@ -264,8 +301,12 @@ class Run:
         if not self._remote or (self.folder / name).exists():
             return
         if self._client.list_artifacts(self.run_id, name):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._client.download_artifacts(self.run_id, name, str(self.folder))
+            arriving = self.folder / "arriving"
+            remove(arriving)
+            arriving.mkdir(parents=True)
+            self._client.download_artifacts(self.run_id, name, str(arriving))
+            (arriving / name).rename(self.folder / name)
+            remove(arriving)
 
     def describe(self, text: str) -> None:
         """The paragraph on top of the run's page."""
@@ -280,10 +321,11 @@ class Run:
         """
         if self._ended:
             return
-        self._ended = True
         if reason:
             self._client.set_tag(self.run_id, contract.STATUS_REASON, f"{status}: {reason}"[:_LONGEST_REASON])
+        self._client.set_tag(self.run_id, contract.ENDED, status)
         self._client.set_terminated(self.run_id, status)
+        self._ended = True
         if self._remote and status == "FINISHED":
             remove(self.folder)
 

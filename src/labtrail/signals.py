@@ -23,6 +23,22 @@ class Interrupted(BaseException):
         return 128 + self.number
 
 
+def stop_by_exception() -> None:
+    """Until a Guard takes over, each watched signal raises ``Interrupted``; main thread only."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    for number in WATCHED:
+        signal.signal(number, stop)
+
+
+def ignore_signals() -> None:
+    """The process is ending and must not be interrupted again."""
+    for number in WATCHED:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Guard:
     """While armed, the first watched signal raises ``Interrupted`` in the main thread; later ones are ignored.
 
@@ -53,8 +69,9 @@ class Guard:
         self._armed = True
 
     def disarm(self) -> None:
-        """From here on signals are ignored, except by the deadline."""
+        """From here on signals are ignored, and the deadline is off: the main thread has begun to end."""
         self._armed = False
+        self._ended.set()
 
     def close(self) -> None:
         """Gives the signals back; the work has ended."""

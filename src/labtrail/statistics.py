@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from scipy.special import stdtrit
 
 Z_95 = 1.959963984540054
 
@@ -29,37 +28,24 @@ def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and Student t interval of independent values (seeds, folds).
-
-    Args:
-        values: shape (n,), any float dtype; with n = 1 the interval is unbounded.
-        level: coverage.
-
-    Returns:
-        Mean, lower end, upper end.
-    """
-    values = np.asarray(values, dtype=float)
-    if values.size == 0:
-        raise ValueError("mean_interval needs at least one value")
-    mean = float(values.mean())
-    if values.size == 1:
-        return mean, -math.inf, math.inf
-    half = float(stdtrit(values.size - 1, 0.5 + level / 2) * values.std(ddof=1) / math.sqrt(values.size))
-    return mean, mean - half, mean + half
-
-
-def top_k_correct(logits: np.ndarray, labels: np.ndarray, k: int) -> int:
-    """Number of rows whose label is among the k largest logits; ties count against the label.
+def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Place of each row's label among its logits, 1 = best; ties go to the lower class, as argmax has it.
 
     Args:
         logits: shape (n, classes), float.
         labels: shape (n,), int, class indices.
-        k: 1 <= k; more than there are classes counts every row.
+
+    Returns:
+        Shape (n,), int64.
     """
     own = logits[np.arange(len(labels)), labels][:, None]
-    others_at_least_as_large = (logits >= own).sum(axis=1) - 1
-    return int((others_at_least_as_large < k).sum())
+    earlier = np.arange(logits.shape[1]) < labels[:, None]
+    return ((logits > own) | ((logits == own) & earlier)).sum(axis=1) + 1
+
+
+def top_k_correct(logits: np.ndarray, labels: np.ndarray, k: int) -> int:
+    """Number of rows whose label is among the k largest logits; arguments as ``ranks``."""
+    return int((ranks(logits, labels) <= k).sum())
 
 
 def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import uuid
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.store.entities.paged_list import PagedList
 
 from labtrail.errors import ClaimError
+from labtrail.files import write_atomically
 
 T = TypeVar("T")
 
@@ -25,6 +27,16 @@ _SQLITE = "sqlite:///"
 def state_folder() -> Path:
     """Folder of locks and of work in progress, beside the store; not part of any result."""
     return Path.cwd() / ".labtrail"
+
+
+def place() -> str:
+    """A name for this working folder that no other has: locks tell a live run from a dead one only within it."""
+    path = state_folder() / "place"
+    if not path.exists():
+        with locked("place"):
+            if not path.exists():
+                write_atomically(path, uuid.uuid4().hex.encode())
+    return path.read_text()
 
 
 def tracking_uri() -> str:

@@ -18,6 +18,7 @@ METRICS = {
     "train/loss", "train/accuracy", "train/learning_rate", "validation/loss", "validation/accuracy",
     "validation/accuracy_top5", "test/loss", "test/accuracy", "test/accuracy_top5", "test/accuracy_low",
     "test/accuracy_high", "test/accuracy_max", "test/accuracy_max_low", "test/accuracy_max_high",
+    "test/accuracy_top5_low", "test/accuracy_top5_high",
     "test/baseline_1nn", "validation/baseline_1nn", "best/validation/accuracy", "best/epoch",
     "system/epoch_seconds", "system/memory_mib",
 }  # fmt: skip

@@ -205,6 +205,7 @@ def test_full_disk_keeps_the_last_whole_state(limit: int, tmp_path: Path, accele
     assert "cannot write a checkpoint in" in done.stdout, done.stderr
     assert "run the same command to continue" in done.stdout
     assert done.stdout.count("\n") == 1
+    assert not (tmp_path / "checkpoints/new").exists()
     again = Loop(tmp_path / "checkpoints", accelerator)
     assert again.progress.epoch == 1
 

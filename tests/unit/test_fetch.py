@@ -143,6 +143,13 @@ def test_import_of_local_files(tmp_path: Path) -> None:
         fetch(data_set(None, None), None, tmp_path / "d")
 
 
+def test_corrected_file_is_imported_again(tmp_path: Path) -> None:
+    for content in (b"first", b"corrected"):
+        (tmp_path / "file.csv").write_bytes(content)
+        folder = fetch(data_set(None, None), tmp_path, tmp_path / "data")
+        assert (folder / "train.csv").read_bytes() == content
+
+
 def test_failed_check_leaves_nothing(tmp_path: Path) -> None:
     def check(path: Path) -> None:
         raise DataError(f"{path}: row 3 is bad")

@@ -15,6 +15,10 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labtrail.peers._PATIENCE_S", 0.1)
 
 
+# What a rank falls back to.
+OWN = Verdict("KILLED", "SIGTERM")
+
+
 def vanish(folder: Path, rank: int) -> None:
     """Makes the rank's open note that of a process that is gone."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -30,34 +34,40 @@ def pair(folder: Path) -> tuple[Peers, Peers]:
 def test_one_rank_needs_no_rank_in_its_reason(tmp_path: Path) -> None:
     peers = Peers(tmp_path, 0, 1)
     peers.leave("FAILED", "ValueError: x")
-    assert peers.verdict() == Verdict("FAILED", "ValueError: x")
+    assert peers.verdict(OWN) == Verdict("FAILED", "ValueError: x")
 
 
 def test_cause_wins_over_consequence_whatever_the_order(tmp_path: Path) -> None:
     zero, one = pair(tmp_path)
     zero.leave("FAILED", "RuntimeError: Connection closed by peer", consequence=True)
     one.leave("FAILED", "ValueError: bad row")
-    assert zero.verdict() == Verdict("FAILED", "rank 1: ValueError: bad row")
+    assert zero.verdict(OWN) == Verdict("FAILED", "rank 1: ValueError: bad row")
 
 
 def test_earlier_cause_wins(tmp_path: Path) -> None:
     zero, one = pair(tmp_path)
     one.leave("FAILED", "ValueError: first")
     zero.leave("FAILED", "ValueError: second")
-    assert zero.verdict().reason == "rank 1: ValueError: first"
+    assert zero.verdict(OWN).reason == "rank 1: ValueError: first"
 
 
 def test_own_error_is_not_blamed_on_a_rank_that_still_waits(tmp_path: Path) -> None:
     zero, _ = pair(tmp_path)
     zero.leave("FAILED", "ValueError: mine")
-    assert zero.verdict() == Verdict("FAILED", "rank 0: ValueError: mine")
+    assert zero.verdict(OWN) == Verdict("FAILED", "rank 0: ValueError: mine")
 
 
 def test_vanished_rank_explains_a_signal(tmp_path: Path) -> None:
     zero, _ = pair(tmp_path)
     vanish(tmp_path, 1)
     zero.leave("KILLED", "SIGTERM")
-    assert zero.verdict() == Verdict("FAILED", "rank 1 vanished (killed, or out of memory)")
+    assert zero.verdict(OWN) == Verdict("FAILED", "rank 1 vanished (killed, or out of memory)")
+
+
+def test_rank_that_ended_well_has_not_vanished(tmp_path: Path) -> None:
+    zero, one = pair(tmp_path)
+    one.leave("FINISHED", "")
+    assert zero.verdict(OWN) == OWN
 
 
 def test_lowest_survivor_is_in_charge(tmp_path: Path) -> None:
@@ -71,13 +81,13 @@ def test_lowest_survivor_is_in_charge(tmp_path: Path) -> None:
 def test_silent_rank_is_suspected(tmp_path: Path) -> None:
     zero, _ = pair(tmp_path)
     zero.leave("FAILED", "RuntimeError: Timed out", consequence=True)
-    assert zero.verdict().reason == "rank 1 gave no sign; rank 0: RuntimeError: Timed out"
+    assert zero.verdict(OWN).reason == "rank 1 gave no sign; rank 0: RuntimeError: Timed out"
 
 
 def test_stop_of_all_is_a_stop(tmp_path: Path) -> None:
     zero, one = pair(tmp_path)
     one.leave("KILLED", "SIGTERM")
     zero.leave("KILLED", "SIGTERM")
-    assert zero.verdict() == Verdict("KILLED", "SIGTERM")
+    assert zero.verdict(OWN) == Verdict("KILLED", "SIGTERM")
     zero.clear()
     assert not tmp_path.exists()

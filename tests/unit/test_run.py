@@ -13,7 +13,7 @@ from labtrail.config import TaskConfig
 from labtrail.errors import ClaimError, MetricError
 from labtrail.query import Query
 from labtrail.record import DataSource, Record
-from labtrail.run import Claim, Identity, Run, claim, describe_given, refuse
+from labtrail.run import Claim, Identity, Run, abandon, claim, describe_given, refuse
 
 SOURCE = DataSource("wlasl50-train", "train", "data/train.csv", "ab" * 32, {"clips": 276})
 
@@ -108,6 +108,24 @@ def test_finished_work_is_found_and_again_runs_anew(client: MlflowClient, experi
     anew = claim(client, identity("done"), experiment, again=True)
     assert anew.state == "mine"
     assert anew.run_id != run.run_id
+    # Stopped, it is continued by the same command; without --again the finished one still counts.
+    free(anew)
+    client.set_terminated(anew.run_id, "KILLED")
+    continued = claim(client, identity("done"), experiment, again=True)
+    assert (continued.state, continued.run_id) == ("mine", anew.run_id)
+    assert claim(client, identity("done"), experiment, again=False) == Claim("finished", run.run_id)
+
+
+def test_run_that_may_live_elsewhere_is_not_touched(client: MlflowClient, experiment: str) -> None:
+    run, own = started(client, experiment, "elsewhere")
+    free(own)
+    client.set_tag(run.run_id, contract.PLACE, "another folder")
+    client.set_tag(run.run_id, contract.HOST, "node7")
+    with pytest.raises(ClaimError, match=r"from another folder or machine \(node7\)"):
+        claim(client, identity("elsewhere"), experiment, again=False)
+    assert claim(client, identity("elsewhere"), experiment, again=True).run_id != run.run_id
+    client.set_tag(run.run_id, contract.ENDED, "KILLED")
+    assert claim(client, identity("elsewhere"), experiment, again=False).run_id != ""
 
 
 def test_live_work_is_busy_and_dead_work_is_taken_over(client: MlflowClient, experiment: str) -> None:
@@ -201,6 +219,27 @@ def test_killed_run_that_its_parent_calls_finished_is_not(client: MlflowClient, 
     free(own)
     client.set_terminated(run.run_id, "FINISHED")
     assert claim(client, identity("lied"), experiment, again=False).state == "mine"
+
+
+def test_finished_run_that_its_parent_calls_failed_still_is(client: MlflowClient, experiment: str) -> None:
+    """`mlflow run --run-id` with a refused config leaves FAILED on a good run."""
+    run, own = started(client, experiment, "slandered")
+    run.end("FINISHED")
+    free(own)
+    client.set_terminated(run.run_id, "FAILED")
+    assert claim(client, identity("slandered"), experiment, again=False) == Claim("finished", run.run_id)
+    assert Query("toy", tags={contract.KEY: "slandered"}, client=client).runs()["status"].tolist() == ["FINISHED"]
+
+
+def test_stop_before_the_start_closes_the_given_run(
+    client: MlflowClient, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = client.create_run(experiment).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    abandon("SIGTERM")
+    found = client.get_run(given)
+    assert found.info.status == "KILLED"
+    assert found.data.tags[contract.STATUS_REASON] == "KILLED: SIGTERM"
 
 
 def test_refusal_and_note_reach_the_given_run(

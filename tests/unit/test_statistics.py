@@ -1,7 +1,5 @@
 """Intervals and counts against closed forms and brute force."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
-from labtrail.statistics import confusion, mean_interval, top_k_correct, wilson
+from labtrail.statistics import confusion, ranks, top_k_correct, wilson
 
 
 @given(st.integers(0, 500), st.integers(1, 500))
@@ -27,17 +25,6 @@ def test_wilson_of_the_published_figure_and_of_nothing() -> None:
         wilson(3, 2)
 
 
-def test_mean_interval_equals_scipy() -> None:
-    values = np.array([0.61, 0.66, 0.57])
-    mean, low, high = mean_interval(values)
-    expected = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
-    assert (low, high) == pytest.approx(expected)
-    assert mean == pytest.approx(values.mean())
-    assert mean_interval(np.array([0.5])) == (0.5, -math.inf, math.inf)
-    with pytest.raises(ValueError, match="at least one"):
-        mean_interval(np.array([]))
-
-
 @pytest.mark.parametrize("k", [1, 2, 5, 20])
 def test_top_k_equals_sklearn(k: int) -> None:
     generator = np.random.default_rng(0)
@@ -49,9 +36,11 @@ def test_top_k_equals_sklearn(k: int) -> None:
     assert top_k_correct(logits, labels, k) == expected
 
 
-def test_ties_never_count_as_found() -> None:
-    assert top_k_correct(np.zeros((3, 4)), np.array([0, 1, 2]), 1) == 0
-    assert top_k_correct(np.zeros((3, 4)), np.array([0, 1, 2]), 4) == 3
+def test_ties_go_the_way_of_argmax() -> None:
+    logits = np.round(np.random.default_rng(0).normal(size=(300, 6)))
+    labels = np.random.default_rng(1).integers(0, 6, 300)
+    assert top_k_correct(logits, labels, 1) == (logits.argmax(axis=1) == labels).sum()
+    assert ranks(np.zeros((3, 4)), np.array([0, 1, 3])).tolist() == [1, 2, 4]
 
 
 def test_confusion_equals_sklearn() -> None:

@@ -30,9 +30,12 @@ def test_every_clip_has_its_weight_once(clips: int, per_process: int, world: int
     for step in zip(*ranks, strict=True):
         assert all(len(update.clips) for update in step)
         assert sum(update.weights.sum() for update in step) == pytest.approx(world)
-        real = [clip for update in step for clip, weight in zip(*update, strict=True) if weight > 0]
+        real = [
+            clip for update in step for clip, weight in zip(update.clips, update.weights, strict=True) if weight > 0
+        ]
         weights = {weight for update in step for weight in update.weights if weight > 0}
         assert len(weights) == 1
+        assert {update.size for update in step} == {len(real)}
         seen += real
     assert sorted(seen) == list(range(clips))
 
@@ -50,7 +53,7 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 def test_batches_hold_the_frames_of_their_clips(lengths: list[int], budget: int) -> None:
     inputs = toy_inputs(lengths)
     chosen = np.random.default_rng(0).permutation(len(lengths))
-    update = Update(chosen, np.arange(1.0, len(lengths) + 1))
+    update = Update(chosen, np.arange(1.0, len(lengths) + 1), len(lengths))
     found = {}
     for batch in batches(inputs, update, budget):
         assert len(batch.clips) == 1 or len(batch.frames) <= budget
@@ -62,7 +65,7 @@ def test_batches_hold_the_frames_of_their_clips(lengths: list[int], budget: int)
             assert (padded[place, lengths[clip] :] == 0).all()
             assert batch.labels[place] == clip
             found[int(clip)] = float(batch.weights[place])
-    assert found == {int(clip): float(weight) for clip, weight in zip(*update, strict=True)}
+    assert found == {int(clip): float(weight) for clip, weight in zip(update.clips, update.weights, strict=True)}
 
 
 def test_single_clip_is_a_view_of_the_resident_frames() -> None:

@@ -48,6 +48,13 @@ def test_mix_or_stray_label_is_refused(shift: dict[str, int], wanted: str) -> No
         load_splits(files(shift))
 
 
+def test_first_label_can_be_told() -> None:
+    config = files({}).model_copy(update={"first_label": 0})
+    splits = load_splits(config)
+    assert (splits.first_label, splits.classes) == (0, 4)
+    np.testing.assert_array_equal(splits.test.labels, [1, 2, 3])
+
+
 def test_label_beyond_the_given_classes_is_refused() -> None:
     with pytest.raises(DataError, match="label 3 is out of range"):
         load_splits(files({}).model_copy(update={"classes": 2}))
