@@ -65,18 +65,21 @@ class Peers:
         while len(self._ended()) + len(self._vanished()) < self._world and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         ended, vanished = self._ended(), self._vanished()
-        failed = sorted(
-            (note["consequence"], note["at"], rank) for rank, note in ended.items() if note["status"] == "FAILED"
-        )
-        if failed and not failed[0][0]:
-            return Verdict("FAILED", self._named(failed[0][2], ended))
+        failed = _in_order(ended, "FAILED")
+        causes = [rank for rank in failed if not ended[rank]["consequence"]]
+        if causes:
+            return Verdict("FAILED", self._named(causes[0], ended))
         if vanished:
             return Verdict("FAILED", f"rank {min(vanished)} vanished (killed, or out of memory)")
-        if failed:
-            silent = sorted(set(range(self._world)) - set(ended))
-            suspect = f"rank {silent[0]} gave no sign; " if silent else ""
-            return Verdict("FAILED", suspect + self._named(failed[0][2], ended))
-        return own
+        if not failed:
+            return own
+        killed = _in_order(ended, "KILLED")
+        if killed and ended[killed[0]]["at"] < ended[failed[0]]["at"]:
+            return Verdict("KILLED", self._named(killed[0], ended))
+        # Some rank could not reach another: the one that has not failed by itself did not answer.
+        silent = sorted(set(range(self._world)) - set(failed))
+        suspect = f"rank {silent[0]} gave no sign; " if silent else ""
+        return Verdict("FAILED", suspect + self._named(failed[0], ended))
 
     def _named(self, rank: int, ended: Mapping[int, Mapping[str, Any]]) -> str:
         reason = ended[rank]["reason"]
@@ -110,6 +113,11 @@ class Peers:
         here = socket.gethostname()
         open_notes = {rank: note for rank, note in self._notes().items() if "status" not in note}
         return {rank for rank, note in open_notes.items() if note["host"] == here and not _alive(note)}
+
+
+def _in_order(notes: Mapping[int, Mapping[str, Any]], status: EndStatus) -> list[int]:
+    """The ranks that ended this way, the earliest first."""
+    return sorted((rank for rank in notes if notes[rank]["status"] == status), key=lambda rank: notes[rank]["at"])
 
 
 def _alive(note: Mapping[str, Any]) -> bool:

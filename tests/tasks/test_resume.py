@@ -60,6 +60,20 @@ def test_continues_bitwise_after(end: str, reference: tuple[int, Workspace, str]
     assert_same_weights(workspace.artifacts(run_id), whole.artifacts(whole_id))
 
 
+def test_continues_bitwise_in_bf16(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> None:
+    options = ["--compute.precision", "bf16", "--train.max_frames", "16"]
+    whole = Workspace(tmp_path_factory.mktemp("whole"))
+    assert whole.spoter(*options).returncode == 0
+    with workspace.started("python", "-m", "projects.spoter", "--config", "tiny.yaml", *options) as process:
+        wait_for_line(process, "step 1 ")
+        kill_tree(process.pid)
+    done = workspace.spoter(*options)
+    assert done.returncode == 0, done.stderr
+    ids = [one.query().runs()["run_id"].item() for one in (workspace, whole)]
+    pd.testing.assert_frame_equal(_history(workspace, ids[0]), _history(whole, ids[1]), check_exact=True)
+    assert_same_weights(workspace.artifacts(ids[0]), whole.artifacts(ids[1]))
+
+
 def test_mlflow_run_continues_the_earlier_run(workspace: Workspace) -> None:
     command = ["mlflow", "run", ".", "-e", "spoter", "--env-manager", "local", "--experiment-name", "spoter"]
     command += ["-P", "config=tiny.yaml"]

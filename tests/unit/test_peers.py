@@ -84,6 +84,20 @@ def test_silent_rank_is_suspected(tmp_path: Path) -> None:
     assert zero.verdict(OWN).reason == "rank 1 gave no sign; rank 0: RuntimeError: Timed out"
 
 
+def test_rank_that_hung_until_it_was_stopped_is_suspected(tmp_path: Path) -> None:
+    zero, one = pair(tmp_path)
+    one.leave("FAILED", "RuntimeError: Timed out", consequence=True)
+    zero.leave("KILLED", "SIGTERM")
+    assert zero.verdict(OWN) == Verdict("FAILED", "rank 0 gave no sign; rank 1: RuntimeError: Timed out")
+
+
+def test_stop_of_one_rank_is_a_stop(tmp_path: Path) -> None:
+    zero, one = pair(tmp_path)
+    zero.leave("KILLED", "SIGTERM")
+    one.leave("FAILED", "RuntimeError: Connection closed by peer", consequence=True)
+    assert zero.verdict(OWN) == Verdict("KILLED", "rank 0: SIGTERM")
+
+
 def test_stop_of_all_is_a_stop(tmp_path: Path) -> None:
     zero, one = pair(tmp_path)
     one.leave("KILLED", "SIGTERM")
