@@ -12,7 +12,6 @@ moment leaves ``last`` or ``previous`` whole.
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from accelerate import __version__ as accelerate_version
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from labtrail import __version__
@@ -36,6 +35,7 @@ from labtrail.errors import CheckpointError
 from labtrail.files import remove, sha256_of, sync_folder, sync_tree, write_atomically
 from labtrail.record import Progress, Record
 from labtrail.seeding import generator_states, set_generator_states
+from labtrail.snapshot import Background, copied
 
 _log = logging.getLogger("labtrail")
 
@@ -91,7 +91,7 @@ class Checkpoint:
         self._snapshot: dict[str, Any] = {}
         self._saved_epoch = 0
         self._uploaded_at = 0.0
-        self._pending: _Background | None = None
+        self._pending: Background | None = None
 
     def restore(self, model: nn.Module, optimizer: Optimizer, *, milestones: Sequence[int] = ()) -> Progress:
         """Continues from the newest whole checkpoint; call it once, after ``accelerator.prepare``.
@@ -159,13 +159,13 @@ class Checkpoint:
         self._accelerator.wait_for_everyone()
         self._saved_epoch = self._progress.epoch
         if main:
-            self._snapshot = _copied(self._live_state(), self._snapshot)
+            self._snapshot = copied(self._live_state(), self._snapshot)
             state = {
                 "progress": self._progress.state_dict(),
                 "processes": self._accelerator.num_processes,
                 "metrics": dict(record.metrics),
             }
-            self._pending = _Background(lambda: (first(), self._publish(new, state)))
+            self._pending = Background(lambda: (first(), self._publish(new, state)))
             self._pending.start()
 
     def _live_state(self) -> dict[str, Any]:
@@ -289,7 +289,7 @@ class Checkpoint:
             remove(best)
         for path in self._due_portables(state["progress"]):
             if not path.exists() or load_portable(path)["epoch"] != state["progress"]["epoch"]:
-                self._write_portable(path, _copied(self._live_state(), {}), state)
+                self._write_portable(path, copied(self._live_state(), {}), state)
 
     def _agreed(self, decide: Callable[[], Path | None]) -> Path | None:
         """What the main process decides, on every rank; its CheckpointError is raised on every rank, too."""
@@ -338,50 +338,6 @@ class Checkpoint:
                 f"{self._accelerator.num_processes}; launch the same number, or start anew with --again"
             )
         return None
-
-
-def _copied(value: Any, buffer: Any) -> Any:
-    """A copy of nested state on the CPU; tensors go into the buffers of the copy before, where those fit."""
-    if isinstance(value, Tensor):
-        if isinstance(buffer, Tensor) and buffer.shape == value.shape and buffer.dtype == value.dtype:
-            return buffer.copy_(value.detach())
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        known = buffer if isinstance(buffer, dict) else {}
-        return {key: _copied(inner, known.get(key)) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        known = buffer if isinstance(buffer, list | tuple) and len(buffer) == len(value) else [None] * len(value)
-        return type(value)(_copied(inner, own) for inner, own in zip(value, known, strict=True))
-    return value
-
-
-class _Background:
-    """One call in a thread of its own.
-
-    A daemon thread and not an executor: a signal's exception inside an executor's first submit leaves a
-    thread that the interpreter waits for at exit, for ever.
-    """
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._call = call
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="labtrail-checkpoint", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Waits for the end of the call and raises what it raised."""
-        if self._thread.ident is not None:
-            self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        try:
-            self._call()
-        except BaseException as error:
-            self._error = error
 
 
 def load_portable(path: Path) -> dict[str, Any]:

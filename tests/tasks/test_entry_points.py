@@ -124,13 +124,13 @@ def test_eight_at_once_through_mlflow(workspace: Workspace) -> None:
     base = ["mlflow", "run", ".", "-e", "spoter", "--env-manager", "local", "--experiment-name", "spoter"]
     commands = [[*base, "-P", "config=tiny.yaml", "-P", "train.epochs=2", "-P", f"seed={seed}"] for seed in range(8)]
     _all_succeed(workspace, commands)
-    _eight_complete_runs(workspace)
+    _assert_eight_complete_runs(workspace)
 
 
 def test_eight_at_once_on_a_store_that_is_not_there(workspace: Workspace) -> None:
     base = ["python", "-m", "projects.spoter", "--config", "tiny.yaml", "--train.epochs", "2"]
     _all_succeed(workspace, [[*base, "--seed", str(seed)] for seed in range(8)])
-    _eight_complete_runs(workspace)
+    _assert_eight_complete_runs(workspace)
 
 
 def _all_succeed(workspace: Workspace, commands: list[list[str]]) -> None:
@@ -146,7 +146,7 @@ def _all_succeed(workspace: Workspace, commands: list[list[str]]) -> None:
         assert process.returncode == 0, errors
 
 
-def _eight_complete_runs(workspace: Workspace) -> None:
+def _assert_eight_complete_runs(workspace: Workspace) -> None:
     client = workspace.client()
     names = {one.experiment_id: one.name for one in client.search_experiments()}
     runs = workspace.query().runs()

@@ -33,6 +33,7 @@ def test_disarmed_guard_ignores_signals() -> None:
     guard.disarm()
     try:
         os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
     finally:
         guard.close()
 
