@@ -317,7 +317,9 @@ class Checkpoint:
                 return folder
             damaged.append(f"checkpoint {folder} is damaged: {problem}")
         if damaged:
-            raise CheckpointError(f"{'; '.join(damaged)}; no whole checkpoint is left, start anew with --again")
+            raise CheckpointError(
+                f"{'; '.join(damaged)}; no whole checkpoint is left; remove {self.folder} to start over"
+            )
         return None
 
     def _problem(self, folder: Path) -> str | None:
@@ -335,7 +337,7 @@ class Checkpoint:
         if state["processes"] != self._accelerator.num_processes:
             raise CheckpointError(
                 f"checkpoint {folder} was written by {state['processes']} processes, this launch has "
-                f"{self._accelerator.num_processes}; launch the same number, or start anew with --again"
+                f"{self._accelerator.num_processes}; launch the same number, or remove {self.folder} to start over"
             )
         return None
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,8 +145,10 @@ def test_no_whole_checkpoint_is_an_error_with_the_next_step(tmp_path: Path, acce
     loop = Loop(tmp_path, accelerator)
     loop.epoch()
     (tmp_path / "last/optimizer.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no whole checkpoint is left, start anew with --again"):
+    with pytest.raises(CheckpointError, match=r"no whole checkpoint is left; remove .* to start over"):
         Loop(tmp_path, accelerator)
+    shutil.rmtree(tmp_path)
+    assert Loop(tmp_path, accelerator).progress.epoch == 0
 
 
 def test_other_number_of_processes_is_refused(tmp_path: Path, accelerator: Accelerator) -> None:
