@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from labtrail import links
 from labtrail.checkpoint import Checkpoint
-from labtrail.cli import run_task
+from labtrail.cli import run_tasks
 from labtrail.config import Section, TaskConfig, load_config
-from labtrail.errors import LabtrailError, LaunchError
+from labtrail.errors import LabtrailError
+from labtrail.launch import require_one_process
 from labtrail.record import Record
 from labtrail.task import Task
 
@@ -48,8 +49,7 @@ class TourConfig(TaskConfig):
 
 def tour(config: TourConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
     """Runs every stop as a process of its own and yields its test metrics; the last Record has the table."""
-    if accelerator.num_processes > 1:
-        raise LaunchError("the tour is one process; its stops are processes of their own")
+    require_one_process(accelerator, "tour")
     rows: list[dict[str, Any]] = []
     for index, stop in enumerate(tqdm(config.stops, desc="tour", unit="run", disable=None)):
         options = [part for key, value in stop.overrides.items() for part in (f"--{key}", value)]
@@ -111,4 +111,4 @@ def _closing_words(table: pd.DataFrame) -> str:
 TASK = Task(name="tour", config=TourConfig, function=tour, default=Path("configs/tour.yaml"))
 
 if __name__ == "__main__":
-    run_task(TASK, "projects")
+    run_tasks([TASK], "projects")

@@ -1,10 +1,11 @@
-"""``python -m projects.spoter``: trains and tests SPOTER."""
+"""``python -m projects.spoter [attention|analysis]``: trains and tests SPOTER, and looks into what it has learnt."""
 
 from pathlib import Path
 
 from labtrail.checkpoint import Score
-from labtrail.cli import run_task
+from labtrail.cli import run_tasks
 from labtrail.task import Task
+from projects.spoter import analysis, attention
 from projects.spoter.config import SpoterConfig
 from projects.spoter.data import sources
 from projects.spoter.train import train
@@ -26,5 +27,7 @@ TASK = Task(
     title=title,
 )
 
+TASKS = (TASK, attention.TASK, analysis.TASK)
+
 if __name__ == "__main__":
-    run_task(TASK, "projects.spoter")
+    run_tasks(TASKS, "projects.spoter")

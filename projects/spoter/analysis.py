@@ -1,46 +1,149 @@
-"""Tables and figures of a run's outcome on the test split."""
+"""The task spoter-analysis: from the attention of a finished run to tables, figures, case studies and a page."""
 
+from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.special import softmax
+from accelerate import Accelerator
 
-from labtrail import figures
-from labtrail.statistics import confusion, ranks
-from projects.spoter.data import Splits
+from labtrail.checkpoint import Checkpoint
+from labtrail.files import sha256_of
+from labtrail.launch import require_one_process
+from labtrail.query import artifact
+from labtrail.record import DataSource, Record, named
+from labtrail.task import Task
+from projects.spoter.attention import file_name
+from projects.spoter.capture import capture
+from projects.spoter.interpret import charts
+from projects.spoter.interpret.cases import case_pages
+from projects.spoter.interpret.comparison import compare_language
+from projects.spoter.interpret.effects import (
+    Effects,
+    ablation_rows,
+    curve_table,
+    deletion_table,
+    occlusion_table,
+    reading_table,
+    take_away,
+)
+from projects.spoter.interpret.findings import write_findings
+from projects.spoter.interpret.heads import HeadValues, head_table, head_values
+from projects.spoter.interpret.representations import cka_table, layer_outputs
+from projects.spoter.interpret.study import AnalysisConfig, Study, extraction_config, load_study, resolve
+from projects.spoter.interpret.viewer import write_viewer
+from projects.spoter.subject import UNTRAINED, load_subject, study_sources
+
+NAME = "spoter-analysis"
 
 
-def outcome_files(logits: np.ndarray, splits: Splits) -> dict[str, Any]:
-    """Predictions and confusion counts as tables, and the confusion as a picture.
+def sources(config: AnalysisConfig) -> Sequence[DataSource]:
+    """The split, the checkpoints, and the attention files."""
+    extraction = extraction_config(config.run)
+    found = study_sources(load_subject(extraction.run), extraction.split, config.epochs)
+    for epoch in config.epochs:
+        name = file_name(epoch)
+        digest = sha256_of(artifact(config.run, name))
+        place = f"runs:/{config.run}/{name}"
+        found.append(DataSource(Path(name).name, "attention", place, digest, {"epoch": epoch}, config.run))
+    return found
 
-    Args:
-        logits: shape (test clips, classes).
-        splits: the data; classes are written as the files write them.
-    """
-    table = predictions(logits, splits)
-    counts = confusion(splits.test.labels, logits.argmax(axis=1), splits.classes)
-    names = np.arange(splits.classes) + splits.first_label
-    wide = pd.DataFrame(counts, columns=names.astype(str))
-    wide.insert(0, "label", names)
+
+def analyse(config: AnalysisConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+    """One Record per epoch with the means over heads, then one with all tables, figures and pages."""
+    require_one_process(accelerator, NAME)
+    study = load_study(config, accelerator.device)
+    untrained = _head_values(study, capture(study.model(UNTRAINED), study.inputs, config.max_frames))
+    tables = []
+    for epoch, file in study.files.items():
+        values = _head_values(study, file)
+        tables.append(head_table(epoch, file.modules, values, untrained, config.statistics.resamples, config.seed))
+        yield Record(epoch, named(study.split.name, _means(tables[-1])))
+
+    effects = [take_away(study, epoch) for epoch in config.intervention.epochs]
+    files, heads = _head_files(study, tables, effects)
+    outputs = {epoch: layer_outputs(study.model(epoch), study.inputs, config.max_frames) for epoch in config.epochs}
+    similarity = cka_table(outputs, config.statistics.permutations, config.seed)
+    files |= {"tables/cka.csv": similarity, **charts.similarity_maps(similarity)}
+    effect_files, deletion, occlusion = _effect_files(study, effects)
+    said, language_files = compare_language(study, heads)
+    files |= effect_files | language_files | case_pages(study, effects[-1])
+    files["findings.md"] = write_findings(study, heads, similarity, effects, deletion, occlusion, said)
+    files["viewer.html"] = write_viewer(study)
+    yield Record(config.epochs[-1], named(study.split.name, _effect_means(effects[-1], deletion)), files)
+
+
+def _head_values(study: Study, attention: Any) -> HeadValues:
+    content = [study.normalised(clip) for clip in range(len(study.split.clips))]
+    return head_values(attention, content, study.clips, study.config.seed)
+
+
+def _means(table: pd.DataFrame) -> dict[str, float]:
+    means = table.groupby(["statistic", "stack"])["value"].mean()
+    return {f"{statistic}_{stack}": float(value) for (statistic, stack), value in means.items()}
+
+
+def _head_files(
+    study: Study, tables: list[pd.DataFrame], effects: Sequence[Effects]
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    config = study.config
+    rows = [ablation_rows(one, config.statistics.resamples, config.seed) for one in effects]
+    table = pd.concat([*tables, *rows], ignore_index=True)
+    note = "dot: interval of value - null excludes 0"
+    files: dict[str, Any] = {
+        "tables/head_statistics.parquet": table,
+        "figures/heads.png": charts.head_trends(table),
+        "figures/ablation.png": charts.head_maps(table, "ablation", "value", f"Without one head ({note})"),
+    }
+    for statistic in ("entropy", "divergence", "distance"):
+        title = f"{statistic.capitalize()} of each head ({note})"
+        files[f"figures/{statistic}.png"] = charts.head_maps(table, statistic, "value", title)
+    return files, table
+
+
+def _effect_files(study: Study, effects: Sequence[Effects]) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    arguments = (study.config.statistics.resamples, study.config.seed)
+    deletion, curves, occlusion = (
+        pd.concat([table(one, *arguments) for one in effects], ignore_index=True)
+        for table in (deletion_table, curve_table, occlusion_table)
+    )
+    reading = pd.concat([reading_table(one) for one in effects], ignore_index=True)
+    last = effects[-1].epoch
+    files: dict[str, Any] = {
+        "tables/deletion.csv": deletion,
+        "tables/deletion_curves.csv": curves,
+        "tables/occlusion.csv": occlusion,
+        "tables/reading.csv": reading,
+        "figures/deletion.png": charts.deletion_chart(curves[curves["epoch"] == last]),
+        "figures/occlusion.png": charts.occlusion_chart(occlusion[occlusion["epoch"] == last]),
+        "figures/reading.png": charts.reading_chart(reading[reading["epoch"] == last]),
+    }
+    return files, deletion, occlusion
+
+
+def _effect_means(effects: Effects, deletion: pd.DataFrame) -> dict[str, float]:
+    own = deletion[deletion["epoch"] == effects.epoch].set_index("method")["auc"]
+    areas = {f"deletion_auc_{str(name).replace(' ', '_')}": float(value) for name, value in own.items()}
     return {
-        "tables/predictions.csv": table,
-        "tables/confusion.csv": wide,
-        "figures/confusion.png": figures.confusion(counts, names, "Test split: true against predicted class"),
+        **areas,
+        "order_change": effects.order_change,
+        "integrated_gradients_error": float(effects.attribution.error.max()),
+        "calibration_error": effects.calibration,
     }
 
 
-def predictions(logits: np.ndarray, splits: Splits) -> pd.DataFrame:
-    """One row per test clip: label, prediction, its probability, and the rank of the true label (1 = best)."""
-    labels = splits.test.labels
-    guesses = logits.argmax(axis=1)
-    return pd.DataFrame(
-        {
-            "clip": np.arange(len(labels)),
-            "frames": splits.test.clips.lengths,
-            "label": labels + splits.first_label,
-            "prediction": guesses + splits.first_label,
-            "probability": softmax(logits.astype(float), axis=1).max(axis=1),
-            "rank": ranks(logits, labels),
-        }
-    )
+def title(config: AnalysisConfig) -> str:
+    """Short name of the run: ``analysis-1a2b3c4d``."""
+    return f"analysis-{config.run[:8]}"
+
+
+TASK = Task(
+    name=NAME,
+    config=AnalysisConfig,
+    function=analyse,
+    default=Path("configs/spoter-analysis/default.yaml"),
+    resolve=resolve,
+    sources=sources,
+    title=title,
+    experiment="spoter",
+)

@@ -135,6 +135,12 @@ def batches(inputs: Inputs, update: Update, max_frames: int) -> Iterator[Batch]:
         yield pack(inputs, update.clips[chosen], update.weights[chosen])
 
 
+def passes(inputs: Inputs, max_frames: int) -> Iterator[Batch]:
+    """Every clip of a split once, clips of like length together; ``max_frames`` as in ``batches``."""
+    count = len(inputs.lengths)
+    return batches(inputs, Update(np.arange(count), np.ones(count), count), max_frames)
+
+
 def _within_budget(lengths: np.ndarray, max_frames: int) -> Iterator[slice]:
     start, total = 0, 0
     for index, length in enumerate(lengths):

@@ -122,8 +122,7 @@ def parse_csv(path: Path, label_column: str) -> Clips:
 
 
 def _parse(path: Path, label_column: str) -> Clips:
-    header = _header(path)
-    columns = _columns(header, path, label_column)
+    columns = _columns(header(path), path, label_column)
     present = [name for name in columns if name is not None]
     table = arrow_csv.read_csv(
         path,
@@ -174,27 +173,28 @@ def _open_text(path: Path):
     return path.open("rt", encoding="utf-8", newline="")
 
 
-def _header(path: Path) -> list[str]:
+def header(path: Path) -> list[str]:
+    """The column names of a CSV file; a repeated one is an error."""
     with _open_text(path) as file:
-        header = next(csv.reader(file), [])
-    repeated = sorted({name for name in header if header.count(name) > 1})
+        names = next(csv.reader(file), [])
+    repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(f"{path}: duplicate column {repeated[0]!r} in the header; keep one of them")
-    return header
+    return names
 
 
-def _columns(header: list[str], path: Path, label_column: str) -> list[str | None]:
+def _columns(names: list[str], path: Path, label_column: str) -> list[str | None]:
     """The header's name of each of the 108 coordinates, in the order of the array; None: read as zeros."""
-    if label_column not in header:
-        raise DataError(f"{path}: no column {label_column!r}; set data.label_column (columns: {_shorten(header)})")
-    known = set(header)
+    if label_column not in names:
+        raise DataError(f"{path}: no column {label_column!r}; set data.label_column (columns: {_shorten(names)})")
+    known = set(names)
     spoken = [pair for pair in _DIALECTS if any(f"{HAND[0]}{side}_X" in known for side in pair)]
     if len(spoken) != 1:
         what = "mixes the dialects" if spoken else "unknown joint dialect: no hand columns in any of the forms"
         forms = ", ".join(f"{HAND[0]}{left}_X" for left, _ in (spoken or _DIALECTS))
         raise DataError(f"{path}: {what} {forms}; rename the hand columns to one form")
-    names = [*BODY, *(f"{joint}{side}" for side in spoken[0] for joint in HAND)]
-    columns = [f"{name}_{axis}" for name in names for axis in "XY"]
+    joints = [*BODY, *(f"{joint}{side}" for side in spoken[0] for joint in HAND)]
+    columns = [f"{joint}_{axis}" for joint in joints for axis in "XY"]
     missing = [name for name in columns if name not in known and name not in _OPTIONAL]
     if missing:
         raise DataError(
@@ -209,14 +209,14 @@ def _problems(path: Path, label_column: str) -> Iterator[str]:
     try:
         with _open_text(path) as file:
             reader = csv.reader(file)
-            header = next(reader)
-            columns = [name for name in _columns(header, path, label_column) if name is not None]
+            names = next(reader)
+            columns = [name for name in _columns(names, path, label_column) if name is not None]
             for row, cells in enumerate(reader, start=1):
-                if len(cells) != len(header):
-                    yield f"{path}: row {row}: expected {len(header)} columns, found {len(cells)} (a truncated row?)"
+                if len(cells) != len(names):
+                    yield f"{path}: row {row}: expected {len(names)} columns, found {len(cells)} (a truncated row?)"
                     continue
                 yield from _row_problems(
-                    f"{path}: row {row}", dict(zip(header, cells, strict=True)), columns, label_column
+                    f"{path}: row {row}", dict(zip(names, cells, strict=True)), columns, label_column
                 )
     except (EOFError, OSError, UnicodeDecodeError, csv.Error) as error:
         yield f"{path}: damaged or cut off: {_first_line(error)}; fetch it again"

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from labtrail.config import Section, TaskConfig
+from labtrail.config import Integers, Section, TaskConfig
 
 SYNTHETIC = "synthetic"
 
@@ -57,6 +57,8 @@ class ModelConfig(Section):
     """width of the feed-forward layers"""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """dropout rate"""
+    positions: bool = False
+    """adds sinusoidal positions to the frames; the published network has none and sees a set of frames"""
 
 
 class AugmentConfig(Section):
@@ -97,7 +99,7 @@ class TrainConfig(Section):
     """frames that are computed at once; a larger update is accumulated from several passes"""
     clip_norm: float | None = Field(default=None, gt=0)
     """largest norm of an update's gradient; empty: not clipped"""
-    milestones: tuple[int, ...] = (10, 50, 100, 200, 350)
+    milestones: Integers = (10, 50, 100, 200, 350)
     """epochs whose weights are kept as checkpoints/epoch_NNN.pt"""
     baseline: bool = True
     """whether the 1-nearest-neighbour (DTW) baseline is computed beside the network"""

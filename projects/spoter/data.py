@@ -90,12 +90,13 @@ def sources(config: SpoterConfig) -> Sequence[DataSource]:
     splits = load_splits(config.data)
     _log.info("%d classes; labels count from %d", splits.classes, splits.first_label)
     return [
-        _source(split, splits, getattr(config.data, split.name))
+        source_of(split, splits, getattr(config.data, split.name))
         for split in (splits.train, splits.validation, splits.test)
     ]
 
 
-def _source(split: Split, splits: Splits, name: str) -> DataSource:
+def source_of(split: Split, splits: Splits, name: str) -> DataSource:
+    """How a run names one split; ``name`` is what the config calls it."""
     profile = {
         "clips": len(split.clips),
         "classes": splits.classes,

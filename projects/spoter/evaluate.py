@@ -3,29 +3,35 @@
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labtrail.statistics import top_k_correct, wilson
-from projects.spoter.batches import Inputs, Update, batches
+from projects.spoter.batches import Inputs, passes
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, inputs: Inputs, classes: int, max_frames: int, accelerator: Accelerator) -> np.ndarray:
     """Logits of every clip of a split, shape (clips, classes), float32, the same on every rank.
 
-    Clips of like length are computed together; the ranks share the passes.
+    The ranks share the passes.
     """
-    network = accelerator.unwrap_model(model)
+    place = (accelerator.process_index, accelerator.num_processes)
+    logits = logits_of(accelerator.unwrap_model(model), inputs, classes, max_frames, *place)
+    return accelerator.reduce(logits, "sum").cpu().numpy()
+
+
+@torch.inference_mode()
+def logits_of(
+    network: nn.Module, inputs: Inputs, classes: int, max_frames: int, rank: int = 0, world: int = 1
+) -> Tensor:
+    """Logits of one rank's share of a split, (clips, classes), float32, 0 elsewhere; sets evaluation mode."""
     network.eval()
-    count = len(inputs.lengths)
-    logits = torch.zeros(count, classes, device=inputs.frames.device)
-    whole = Update(np.arange(count), np.ones(count), count)
-    for index, batch in enumerate(batches(inputs, whole, max_frames)):
-        if index % accelerator.num_processes == accelerator.process_index:
+    logits = torch.zeros(len(inputs.lengths), classes, device=inputs.frames.device)
+    for index, batch in enumerate(passes(inputs, max_frames)):
+        if index % world == rank:
             rows = torch.from_numpy(batch.clips).to(logits.device)
             logits[rows] = network(batch.frames, batch.layout).float()
-    return accelerator.reduce(logits, "sum").cpu().numpy()
+    return logits
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -47,6 +47,12 @@ class Layout(NamedTuple):
         place_N = mask_BT.flatten().nonzero().squeeze(1)
         return cls(place_N.to(device), mask_BT[:, None, None].to(device), len(lengths), longest)
 
+    def positions(self, device: torch.device) -> Tensor:
+        """Index of each packed frame in its clip, shape (N,), int64."""
+        if self.place_N is None:
+            return torch.arange(self.longest, device=device).repeat(self.clips)
+        return self.place_N % self.longest
+
     def pad(self, x_ND: Tensor) -> Tensor:
         """Packed to padded, (B, T, D); padding is 0."""
         if self.place_N is not None:
@@ -210,15 +216,23 @@ class Transformer(nn.Module):
             layer.load_state_dict(self.decoder.layers[0].state_dict())
 
 
+def sinusoids(positions_N: Tensor, width: int) -> Tensor:
+    """Sinusoidal position encoding (Vaswani et al. 2017, section 3.5), (N, width), float32."""
+    rates = 10000.0 ** (-torch.arange(0, width, 2, device=positions_N.device) / width)
+    angles = positions_N[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
 class Spoter(nn.Module):
     """Skeleton frames to class logits.
 
-    There is no temporal encoding: one vector ``pos`` is added to every frame, so the logits do not
-    depend on the order of the frames.
+    As published there is no temporal encoding: one vector ``pos`` is added to every frame, so the logits do
+    not depend on the order of the frames. ``positions`` in the config adds one, without any parameters.
     """
 
     def __init__(self, config: ModelConfig, classes: int) -> None:
         super().__init__()
+        self.heads, self.positions = config.heads, config.positions
         self.row_embed = nn.Parameter(torch.rand(50, FRAME_SIZE))
         self.pos = nn.Parameter(self.row_embed.detach()[0].clone().view(1, 1, FRAME_SIZE))
         self.class_query = nn.Parameter(torch.rand(1, FRAME_SIZE))
@@ -241,10 +255,26 @@ class Spoter(nn.Module):
         memory_ND = self.encode(frames_ND, layout, observer)
         return self.linear_class(self.decode(memory_ND, layout, observer))
 
+    def attentions(self) -> dict[str, "Attention"]:
+        """The attention modules by name, encoder first: ``enc_0`` .. ``dec_5``."""
+        encoder = {f"enc_{i}": layer.self_attn for i, layer in enumerate(self.transformer.encoder.layers)}
+        decoder = {f"dec_{i}": layer.multihead_attn for i, layer in enumerate(self.transformer.decoder.layers)}
+        return {name: one for name, one in (encoder | decoder).items() if isinstance(one, Attention)}
+
     def encode(self, frames_ND: Tensor, layout: Layout, observer: Observer | None = None) -> Tensor:
         """Encoder output after its final LayerNorm, (N, D)."""
+        return self.encode_from(0, self.embed(frames_ND, layout), layout, observer)
+
+    def embed(self, frames_ND: Tensor, layout: Layout) -> Tensor:
+        """Input of the first encoder layer, (N, D)."""
         x_ND = frames_ND + self.pos[0]
-        for index, layer in enumerate(self.transformer.encoder.layers):
+        if self.positions:
+            x_ND = x_ND + sinusoids(layout.positions(x_ND.device), x_ND.shape[-1]).to(x_ND.dtype)
+        return x_ND
+
+    def encode_from(self, first: int, x_ND: Tensor, layout: Layout, observer: Observer | None = None) -> Tensor:
+        """Encoder output from the input of layer ``first`` on, (N, D)."""
+        for index, layer in enumerate(self.transformer.encoder.layers[first:], start=first):
             x_ND = layer(x_ND, layout, _named(observer, f"enc_{index}"))
         return self.transformer.encoder.norm(x_ND)
 

@@ -1,5 +1,7 @@
 """The 54 joints of a frame, and their places in an array ``(frames, 54, 2)``."""
 
+from itertools import pairwise
+
 BODY = (
     "nose",
     "neck",
@@ -37,4 +39,26 @@ RIGHT_SHOULDER, LEFT_SHOULDER = JOINTS.index("rightShoulder"), JOINTS.index("lef
 ARMS = tuple(
     tuple(JOINTS.index(name) for name in ("neck", f"{side}Shoulder", f"{side}Elbow", f"{side}Wrist"))
     for side in ("left", "right")
+)
+
+_BODY_BONES = (
+    ("nose", "neck"), ("nose", "rightEye"), ("nose", "leftEye"), ("rightEye", "rightEar"), ("leftEye", "leftEar"),
+    *(("neck", f"{side}Shoulder") for side in ("right", "left")),
+    *((f"{side}Shoulder", f"{side}Elbow") for side in ("right", "left")),
+    *((f"{side}Elbow", f"{side}Wrist") for side in ("right", "left")),
+)  # fmt: skip
+_FINGERS = (
+    *(
+        ("wrist", *(f"{finger}{part}" for part in ("MCP", "PIP", "DIP", "Tip")))
+        for finger in ("index", "middle", "ring", "little")
+    ),
+    ("wrist", "thumbCMC", "thumbMP", "thumbIP", "thumbTip"),
+)
+# Pairs of joints that a drawing connects.
+BONES = tuple(
+    (JOINTS.index(one), JOINTS.index(other))
+    for one, other in (
+        *_BODY_BONES,
+        *((f"{a}_{side}", f"{b}_{side}") for side in (0, 1) for finger in _FINGERS for a, b in pairwise(finger)),
+    )
 )

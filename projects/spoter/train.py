@@ -16,12 +16,12 @@ from labtrail.checkpoint import Checkpoint, load_portable
 from labtrail.record import Record, named
 from labtrail.seeding import reseed
 from projects.spoter import baseline
-from projects.spoter.analysis import outcome_files
 from projects.spoter.batches import Inputs, Update, batches, epoch_updates, to_inputs, training_inputs
 from projects.spoter.config import SpoterConfig, TrainConfig
 from projects.spoter.data import Split, Splits, load_splits
 from projects.spoter.evaluate import interval, predict, scores
 from projects.spoter.model import Spoter
+from projects.spoter.outcome import outcome_files
 
 # Frames computed at once where no gradients are kept.
 _EVALUATION_FRAMES = 1024

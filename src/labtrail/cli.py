@@ -18,16 +18,27 @@ from labtrail.task import Task
 _FREE_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["-h", "--help"]}
 
 
-def run_task(task: Task[Any], module: str, arguments: Sequence[str] | None = None) -> None:
-    """The command line of a task; ends the process with its exit status.
+def run_tasks(tasks: Sequence[Task[Any]], module: str, arguments: Sequence[str] | None = None) -> None:
+    """The command line of a project; ends the process with its exit status.
 
     Args:
-        task: what to run.
+        tasks: the project's tasks. The first is run if none is named; ``project-word`` is named by ``word``.
         module: how Python finds this command again (``projects.spoter``), to start more processes of it.
         arguments: instead of the process's own.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    named = {task.name.removeprefix(f"{tasks[0].name}-"): task for task in tasks[1:]}
+    if words and words[0] in named:
+        _run_task(named[words[0]], module, words[0], words[1:])
+    _run_task(tasks[0], module, "", words, tuple(named))
 
-    @click.command(name=f"python -m {module}", context_settings=_FREE_ARGUMENTS, epilog=_keys_help(task))
+
+def _run_task(task: Task[Any], module: str, word: str, arguments: list[str], others: Sequence[str] = ()) -> None:
+    epilog = _keys_help(task)
+    if others:
+        epilog = f"Other tasks of this project: python -m {module} {{{'|'.join(others)}}}\n\n{epilog}"
+
+    @click.command(name=f"python -m {module} {word}".strip(), context_settings=_FREE_ARGUMENTS, epilog=epilog)
     @click.option("--config", "path", type=Path, default=task.default, show_default=True, help="YAML file of values.")
     @click.option("--again", type=bool, is_flag=False, flag_value=True, default=False, metavar="[true]",
                   help="Run anew although a run of this config and data has finished.")  # fmt: skip
@@ -45,7 +56,7 @@ def run_task(task: Task[Any], module: str, arguments: Sequence[str] | None = Non
             click.echo(to_yaml(config), nl=False)
             return 0
         if processes is not None and processes > 1 and not is_worker() and not _under_launcher():
-            relaunch(module, list(arguments if arguments is not None else sys.argv[1:]), processes)
+            relaunch(module, [*([word] if word else []), *arguments], processes)
         from labtrail.execute import Options, execute
 
         return execute(task, config, Options(again=again, processes=processes, timeout_s=timeout))

@@ -6,12 +6,22 @@ import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from labtrail.errors import ConfigError
+
+
+def _listed(value: Any) -> Any:
+    """``10,50`` and ``10`` as lists: how people write several values on a command line."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) else value
+
+
+Integers = Annotated[tuple[int, ...], BeforeValidator(_listed)]
 
 
 class Section(BaseModel):

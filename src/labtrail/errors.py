@@ -5,6 +5,7 @@ LabtrailError
 ├── DataError      a data file, with its row and column (exit status 2)
 ├── LaunchError    processes, devices or precision that were asked for and are not there (exit status 2)
 ├── ClaimError     the run or its key belongs to other work (exit status 2)
+├── QueryError     a run or an artifact that was asked for and is not there (exit status 2)
 ├── CheckpointError  a checkpoint that cannot be written or read
 └── MetricError    a metric that is not a finite number
 """
@@ -40,6 +41,12 @@ class LaunchError(LabtrailError):
 
 class ClaimError(LabtrailError):
     """A run that belongs to other work."""
+
+    exit_status = 2
+
+
+class QueryError(LabtrailError):
+    """A run or an artifact that was asked for and is not there."""
 
     exit_status = 2
 

@@ -86,6 +86,7 @@ def execute(task: Task[Config], config: Config, options: Options) -> int:
     Returns:
         The exit status: 0 only if the work is done.
     """
+    config = task.resolve(config)
     sources = tuple(task.sources(config))
     accelerator = make_accelerator(config.compute, options.processes, options.timeout_s)
     identity = _identify(task, config, sources, accelerator)

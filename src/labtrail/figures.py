@@ -1,13 +1,18 @@
 """Figures from arrays and frames; no state of pyplot, colours safe for colour-blind readers."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from labtrail.statistics import Estimate
+
 # Okabe & Ito 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _TICKS = 25
+_MARKERS = "osD^vPX"
 
 
 def learning_curves(history: pd.DataFrame, title: str) -> Figure:
@@ -44,4 +49,85 @@ def confusion(counts: np.ndarray, names: np.ndarray, title: str) -> Figure:
     axis.set_yticks(places, names[places], fontsize=7)
     axis.set(xlabel="predicted class", ylabel="true class", title=title)
     figure.colorbar(image, ax=axis, label="clips", shrink=0.8, ticks=MaxNLocator(integer=True))
+    return figure
+
+
+def heat_maps(
+    panels: Mapping[str, np.ndarray],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    title: str,
+    *,
+    centre: float | None = None,
+    marks: Mapping[str, np.ndarray] | None = None,
+    width: float = 3.6,
+) -> Figure:
+    """Matrices of one shape side by side under one colour scale.
+
+    Args:
+        panels: panel title -> matrix (rows, columns); NaN stays blank.
+        rows, columns: names along the axes.
+        label: of the colour bar, with the unit.
+        title: over all panels.
+        centre: the neutral value of a diverging scale; None: a sequential scale.
+        marks: panel title -> bool matrix; True gets a dot.
+        width: of a panel, in inches.
+    """
+    height = max(2.4, 0.26 * len(rows) + 1.4)
+    figure = Figure(figsize=(width * len(panels) + 1.2, height), layout="constrained")
+    figure.suptitle(title)
+    values = np.concatenate([np.ravel(matrix) for matrix in panels.values()])
+    low, high = (float(np.nanmin(values)), float(np.nanmax(values))) if np.isfinite(values).any() else (0.0, 1.0)
+    if centre is not None:
+        reach = max(abs(low - centre), abs(high - centre), 1e-12)
+        low, high = centre - reach, centre + reach
+    axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    for axis, (name, matrix) in zip(axes, panels.items(), strict=True):
+        image = axis.imshow(matrix, cmap="viridis" if centre is None else "RdBu_r", vmin=low, vmax=high, aspect="auto")
+        axis.set_xticks(range(len(columns)), columns, rotation=90 if len(columns) > 12 else 0, fontsize=7)
+        axis.set_yticks(range(len(rows)), rows, fontsize=7)
+        axis.set_title(name, fontsize=9)
+        if marks is not None:
+            at_row, at_column = np.nonzero(marks[name])
+            axis.plot(at_column, at_row, ".", color="black", markersize=4)
+    figure.colorbar(image, ax=list(axes), label=label, shrink=0.9)
+    return figure
+
+
+def bands(
+    lines: Mapping[str, Estimate], x: np.ndarray, xlabel: str, ylabel: str, title: str, figsize: tuple[float, float]
+) -> Figure:
+    """Curves with their intervals; each line's arrays have the length of ``x``."""
+    figure = Figure(figsize=figsize, layout="constrained")
+    axis = figure.subplots()
+    for index, (name, line) in enumerate(lines.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        axis.plot(x, line.value, label=name, color=colour, marker=_MARKERS[index % len(_MARKERS)], markersize=4)
+        axis.fill_between(x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def intervals(
+    groups: Sequence[str], series: Mapping[str, Estimate], ylabel: str, title: str, *, neutral: float = 0.0
+) -> Figure:
+    """Points with intervals, several series beside each other in every group."""
+    figure = Figure(figsize=(max(5.0, 1.3 * len(groups)), 3.6), layout="constrained")
+    axis = figure.subplots()
+    axis.axhline(neutral, color="0.6", linewidth=1)
+    width = 0.7 / max(1, len(series))
+    for index, (name, found) in enumerate(series.items()):
+        x = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
+        reach = np.abs(np.stack([found.value - found.low, found.high - found.value]))
+        axis.errorbar(
+            x, found.value, reach, label=name, color=COLOURS[index % len(COLOURS)],
+            fmt=_MARKERS[index % len(_MARKERS)], markersize=5, capsize=3,
+        )  # fmt: skip
+    axis.set_xticks(range(len(groups)), groups, fontsize=8)
+    axis.set(ylabel=ylabel, title=title)
+    axis.grid(alpha=0.3, axis="y")
+    axis.legend(frameon=False, fontsize=8)
     return figure

@@ -61,6 +61,18 @@ def make_accelerator(compute: Compute, processes: int | None, timeout_s: float) 
     return accelerator
 
 
+def require_one_process(accelerator: Accelerator, task: str) -> None:
+    """Refuses several processes for a task that would only repeat its work in each.
+
+    Raises:
+        LaunchError: more than one process was started.
+    """
+    if accelerator.num_processes > 1:
+        raise LaunchError(
+            f"{task} runs in one process, {accelerator.num_processes} were started; leave --processes out"
+        )
+
+
 def keep_freed_memory(keep: bool = True) -> None:
     """Whether glibc keeps freed memory for the next allocation, instead of returning it to the system.
 

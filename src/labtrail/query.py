@@ -1,15 +1,25 @@
 """Query: the one reader of MLflow. Runs become tidy frames, and what was left out is said."""
 
+import re
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
 
 from labtrail import contract, store
+from labtrail.errors import QueryError
+from labtrail.files import remove
+
+LATEST = "latest"
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_SHOWN = 5
 
 
 class Query:
@@ -94,6 +104,113 @@ class Query:
         found = len(self._selected())
         left = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
         return f"{found} runs" + (f"; left out: {left}" if left else "")
+
+
+def find_run(wanted: str, task: str, client: MlflowClient | None = None) -> pd.Series:
+    """The one finished run of a task that somebody means.
+
+    Args:
+        wanted: a run id, ``latest``, or an MLflow filter that exactly one finished run meets
+            (``params.`cfg.seed` = '1'``). The id of a pointer leads to the run it points to.
+        task: name of the task the run must be of.
+        client: of another store than the current one.
+
+    Returns:
+        The run's row as in ``Query.runs``.
+
+    Raises:
+        QueryError: no such run, several, one of another task, or one that has not finished.
+    """
+    client = client or store.connect()
+    if _RUN_ID.fullmatch(wanted):
+        return _row_of(_run_by_id(wanted, task, client), task)
+    condition = f"tags.`{contract.TASK}` = '{task}'" + ("" if wanted == LATEST else f" and {wanted}")
+    try:
+        runs = store.search(client, condition, order_by=["attributes.start_time DESC"])
+    except MlflowException as error:
+        raise QueryError(
+            f"run {wanted!r}: neither a run id nor '{LATEST}' nor a filter that MLflow understands: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    finished = [one for one in runs if _is_result(one)]
+    if not finished:
+        raise QueryError(f"run {wanted!r}: no finished run of task {task}{_known(task, client)}")
+    if len(finished) > 1 and wanted != LATEST:
+        raise QueryError(f"run {wanted!r}: {len(finished)} finished runs of task {task}: {_listed(finished)}; name one")
+    return _row_of(finished[0], task)
+
+
+def _run_by_id(run_id: str, task: str, client: MlflowClient) -> MlflowRun:
+    try:
+        run = client.get_run(run_id)
+        if contract.SAME_AS in run.data.tags:
+            run = client.get_run(run.data.tags[contract.SAME_AS])
+    except MlflowException:
+        run = None
+    if run is None or run.info.lifecycle_stage != "active":
+        raise QueryError(f"run {run_id}: no such run in {store.tracking_uri()}{_known(task, client)}")
+    found = run.data.tags.get(contract.TASK, "none of labtrail")
+    if found != task:
+        raise QueryError(f"run {run_id}: of task {found}, expected {task}{_known(task, client)}")
+    return run
+
+
+def _row_of(run: MlflowRun, task: str) -> pd.Series:
+    end = contract.end_of(run.data.tags, run.info.status)
+    if end != "FINISHED":
+        reason = run.data.tags.get(contract.STATUS_REASON, "no reason was left")
+        raise QueryError(
+            f"run {run.info.run_id}: {task} {run.info.run_name} is {end}, not FINISHED ({reason}); "
+            "repeat the command that started it to finish it"
+        )
+    return pd.Series(_row(run))
+
+
+def _is_result(run: MlflowRun) -> bool:
+    pointer = contract.SAME_AS in run.data.tags
+    return not pointer and contract.end_of(run.data.tags, run.info.status) == "FINISHED"
+
+
+def _known(task: str, client: MlflowClient) -> str:
+    condition = f"tags.`{contract.TASK}` = '{task}'"
+    runs = store.search(client, condition, order_by=["attributes.start_time DESC"])
+    finished = [one for one in runs if _is_result(one)]
+    return f"; finished ones: {_listed(finished)}" if finished else f"; no run of task {task} has finished yet"
+
+
+def _listed(runs: Sequence[MlflowRun]) -> str:
+    shown = ", ".join(f"{one.info.run_id} ({one.info.run_name})" for one in runs[:_SHOWN])
+    return shown + (f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else "")
+
+
+def artifact_names(run_id: str, folder: str, client: MlflowClient | None = None) -> list[str]:
+    """Names of the artifacts directly in a folder of a run, sorted; empty if there is no such folder."""
+    listed = (client or store.connect()).list_artifacts(run_id, folder)
+    return sorted(Path(one.path).name for one in listed)
+
+
+def artifact(run_id: str, name: str, client: MlflowClient | None = None) -> Path:
+    """A local path of one artifact file: the file itself, or a copy brought from a remote store once.
+
+    Raises:
+        QueryError: the run has no such artifact; names what lies beside it.
+    """
+    client = client or store.connect()
+    beside = artifact_names(run_id, str(Path(name).parent), client)
+    if Path(name).name not in beside:
+        there = f"it has {', '.join(beside)} there" if beside else f"it has nothing in {Path(name).parent}/"
+        raise QueryError(f"run {run_id}: no artifact {name}; {there}")
+    folder = store.local_path(str(client.get_run(run_id).info.artifact_uri))
+    if folder is not None:
+        return folder / name
+    copy = store.state_folder() / "artifacts" / run_id / name
+    if not copy.exists():
+        arriving = store.state_folder() / "arriving" / uuid.uuid4().hex
+        arriving.mkdir(parents=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Path(client.download_artifacts(run_id, name, str(arriving))).replace(copy)
+        remove(arriving)
+    return copy
 
 
 def _row(run: MlflowRun) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class DataSource:
         location: file, folder or name it was read from.
         digest: sha-256 of its content, hexadecimal.
         profile: counts worth seeing beside the name (``{"clips": 276}``).
+        run_id: the run whose artifact this is; empty for data from outside the store.
     """
 
     name: str
@@ -38,6 +39,7 @@ class DataSource:
     location: str
     digest: str
     profile: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str = ""
 
 
 @dataclass

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlparse
 
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
@@ -220,7 +219,7 @@ class Run:
     def __init__(self, run_id: str, client: MlflowClient | None = None) -> None:
         self.run_id = run_id
         self._client = client or store.connect()
-        local = _local_path(str(self._client.get_run(run_id).info.artifact_uri))
+        local = store.local_path(str(self._client.get_run(run_id).info.artifact_uri))
         self._remote = local is None
         self.folder = local or store.state_folder() / "runs" / run_id
         self._written: dict[str, dict[int, float]] = {}
@@ -246,6 +245,8 @@ class Run:
             self.store_file(contract.CONFIG_FILE, to_yaml(identity.config))
         tags = {contract.TASK: identity.task, contract.ATTEMPTS: str(attempts), **identity.tags}
         tags |= {contract.PLACE: store.place(), contract.HOST: socket.gethostname()}
+        if read := sorted({source.run_id for source in identity.sources if source.run_id}):
+            tags[contract.READS] = " ".join(read)
         commits = [before.data.tags.get(contract.GIT_COMMIT, ""), tags.get(contract.GIT_COMMIT, "")]
         if all(commits) and not commits[0].endswith(commits[1]):
             # Epochs of one run that were computed by two versions of the code: both are named.
@@ -328,11 +329,6 @@ class Run:
         self._ended = True
         if self._remote and status == "FINISHED":
             remove(self.folder)
-
-
-def _local_path(uri: str) -> Path | None:
-    parsed = urlparse(uri)
-    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
 
 
 def _dataset(source: DataSource) -> DatasetInput:

@@ -1,10 +1,23 @@
 """Numbers about numbers; pure functions of arrays."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial.distance import pdist, squareform
+from scipy.special import entr
+from scipy.stats import rankdata
 
 Z_95 = 1.959963984540054
+_CHUNK = 1 << 24
+
+
+class Estimate(NamedTuple):
+    """Values with the ends of their intervals; numbers or arrays of one shape."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
@@ -53,3 +66,152 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.n
     table = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(table, (labels, predictions), 1)
     return table
+
+
+def bootstrap_mean(values: np.ndarray, resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Estimate:
+    """Mean over the first axis with a percentile bootstrap interval (Efron 1979), many means at once.
+
+    Args:
+        values: shape (n, ...), float; the n units (clips) are resampled together.
+        resamples: number of bootstrap samples.
+        seed: of the resampling.
+        level: coverage.
+
+    Returns:
+        Arrays of shape (...).
+    """
+    count = len(values)
+    flat = np.asarray(values, dtype=float).reshape(count, -1)
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples) / count
+    ends = np.empty((2, flat.shape[1]))
+    step = max(1, _CHUNK // resamples)
+    for start in range(0, flat.shape[1], step):
+        part = slice(start, start + step)
+        ends[:, part] = np.quantile(weights @ flat[:, part], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    shape = np.shape(values)[1:]
+    return Estimate(flat.mean(axis=0).reshape(shape), ends[0].reshape(shape), ends[1].reshape(shape))
+
+
+def permutation_p(observed: float, null: np.ndarray) -> float:
+    """One-sided p-value of a statistic among those of permuted data (Phipson & Smyth 2010); never 0."""
+    return (1 + int((null >= observed).sum())) / (1 + len(null))
+
+
+def entropy(weights: np.ndarray) -> np.ndarray:
+    """Shannon entropy over the last axis in nats; 0 log 0 = 0."""
+    return entr(weights).sum(axis=-1)
+
+
+def jensen_shannon(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Jensen-Shannon divergence over the last axis in bits, within [0, 1] (Lin 1991)."""
+    mixture = entropy((one + other) / 2)
+    return np.clip((mixture - (entropy(one) + entropy(other)) / 2) / math.log(2), 0.0, 1.0)
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins, weighted by their size (Guo et al. 2017).
+
+    Args:
+        probabilities: shape (n, classes), rows sum to 1.
+        labels: shape (n,), int.
+        bins: number of confidence bins.
+    """
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gap = np.bincount(place, weights=confidence - correct, minlength=bins)
+    return float(np.abs(gap).sum() / len(labels))
+
+
+def centred_gram(features: np.ndarray) -> np.ndarray:
+    """The U-centred Gram matrix of features (n, d), shape (n, n), zero diagonal (Szekely & Rizzo 2014).
+
+    Raises:
+        ValueError: fewer than 4 rows; the debiased estimators below need n > 3.
+    """
+    count = len(features)
+    if count < 4:
+        raise ValueError(f"{count} rows are too few for a debiased estimate; it needs 4")
+    rows = features - features.mean(axis=0)
+    gram = rows @ rows.T
+    np.fill_diagonal(gram, 0.0)
+    sums = gram.sum(axis=0)
+    gram -= (sums[:, None] + sums[None]) / (count - 2)
+    gram += sums.sum() / ((count - 1) * (count - 2))
+    np.fill_diagonal(gram, 0.0)
+    return gram
+
+
+def cka_of_grams(one: np.ndarray, other: np.ndarray) -> float:
+    """Debiased linear CKA of two U-centred Gram matrices; NaN where one has no structure beyond noise."""
+    own = (one * one).sum() * (other * other).sum()
+    return float((one * other).sum() / math.sqrt(own)) if own > 0 else math.nan
+
+
+def debiased_cka(one: np.ndarray, other: np.ndarray) -> float:
+    """Linear centred kernel alignment with the unbiased HSIC (Kornblith et al. 2019; Song et al. 2012, eq. 5).
+
+    About 0 for independent features however many columns they have, where plain CKA is not; 1 for features that
+    are equal up to rotation, shift and scale.
+
+    Args:
+        one, other: shapes (n, d1), (n, d2), n >= 4; the same n items.
+    """
+    return cka_of_grams(centred_gram(one), centred_gram(other))
+
+
+def cka_test(one: np.ndarray, other: np.ndarray, permutations: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """Debiased CKA and its one-sided p-value under permutations of the items; arguments as ``debiased_cka``."""
+    first, second = centred_gram(one), centred_gram(other)
+    generator = np.random.default_rng(seed)
+    orders = (generator.permutation(len(first)) for _ in range(permutations))
+    null = np.array([(first * second[np.ix_(order, order)]).sum() for order in orders])
+    return cka_of_grams(first, second), permutation_p((first * second).sum(), null)
+
+
+def cka_jackknife(one: np.ndarray, other: np.ndarray, groups: int = 20, z: float = Z_95) -> Estimate:
+    """Debiased CKA with a normal interval from a delete-a-group jackknife over items (Efron & Tibshirani 1993, 11.5).
+
+    The bootstrap is no choice here: repeated items look alike and bias the estimate upwards.
+    """
+    count = len(one)
+    groups = min(groups, count)
+    place = np.arange(count) % groups
+    left_out = np.array([debiased_cka(one[place != group], other[place != group]) for group in range(groups)])
+    value = debiased_cka(one, other)
+    error = math.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
+    return Estimate(np.array(value), np.array(value - z * error), np.array(value + z * error))
+
+
+def dissimilarities(features: np.ndarray) -> np.ndarray:
+    """1 - Pearson correlation of every two items (n, d), shape (n, n) (Kriegeskorte et al. 2008)."""
+    return squareform(pdist(features, "correlation"))
+
+
+def rdm_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman correlation of the upper triangles of two dissimilarity matrices (n, n)."""
+    upper = np.triu_indices(len(one), 1)
+    return _pearson(rankdata(one[upper]), rankdata(other[upper]))
+
+
+def rsa_test(one: np.ndarray, other: np.ndarray, permutations: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """Representational similarity and its one-sided p-value under permutations of the items.
+
+    Args:
+        one, other: dissimilarity matrices (n, n) of the same items.
+        permutations, seed: of the test, which permutes rows and columns of ``other`` together.
+    """
+    upper = np.triu_indices(len(one), 1)
+    first = rankdata(one[upper])
+    ranks_of_other = squareform(rankdata(other[upper]))
+    generator = np.random.default_rng(seed)
+    orders = (generator.permutation(len(one)) for _ in range(permutations))
+    null = np.array([_pearson(first, ranks_of_other[np.ix_(order, order)][upper]) for order in orders])
+    value = _pearson(first, ranks_of_other[upper])
+    return value, permutation_p(value, null)
+
+
+def _pearson(one: np.ndarray, other: np.ndarray) -> float:
+    a, b = one - one.mean(), other - other.mean()
+    scale = math.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else math.nan

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -45,6 +46,12 @@ def tracking_uri() -> str:
     if uri.startswith(_SQLITE) and not uri.startswith(f"{_SQLITE}/"):
         uri = f"{_SQLITE}{(Path.cwd() / uri.removeprefix(_SQLITE)).resolve()}"
     return uri
+
+
+def local_path(uri: str) -> Path | None:
+    """The folder behind an artifact address; None where artifacts must be uploaded and downloaded."""
+    parsed = urlparse(uri)
+    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
 
 
 def connect() -> MlflowClient:

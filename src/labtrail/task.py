@@ -17,6 +17,11 @@ def no_sources(_config: object) -> Sequence[DataSource]:
     return ()
 
 
+def unchanged(config: Config) -> Config:
+    """For configs that name no other run."""
+    return config
+
+
 @dataclass(frozen=True)
 class Task(Generic[Config]):
     """One kind of experiment.
@@ -27,6 +32,8 @@ class Task(Generic[Config]):
         function: yields Records; what it needs besides the config are device and checkpoint.
         default: the config file used when none is named.
         score: the metric that makes an epoch the best, and its direction.
+        resolve: replaces names of other runs (``latest``, a filter) by ids, once, before anything else: what is
+            logged and fingerprinted is the id.
         sources: checks the data and names it with its digests, before anything starts; bad data is refused here.
         title: a short, telling run name.
         experiment: the MLflow experiment; empty: as the task.
@@ -37,6 +44,7 @@ class Task(Generic[Config]):
     function: Callable[[Config, Accelerator, Checkpoint], Generator[Record]]
     default: Path
     score: Score | None = None
+    resolve: Callable[[Config], Config] = unchanged
     sources: Callable[[Config], Sequence[DataSource]] = no_sources
     title: Callable[[Config], str] | None = None
     experiment: str = ""

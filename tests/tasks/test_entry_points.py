@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from labtrail import contract
-from labtrail.cli import run_task
+from labtrail.cli import run_tasks
 from projects.spoter.__main__ import TASK as SPOTER
 from tests.workspace import FIXTURES, Workspace
 
@@ -180,7 +180,7 @@ def test_bad_input_starts_nothing(
     monkeypatch.chdir(workspace.folder)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(SystemExit) as caught:
-        run_task(SPOTER, "projects.spoter", ["--config", "tiny.yaml", *options])
+        run_tasks([SPOTER], "projects.spoter", ["--config", "tiny.yaml", *options])
     assert caught.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1

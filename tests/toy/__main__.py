@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from labtrail.checkpoint import Checkpoint
-from labtrail.cli import run_task
+from labtrail.cli import run_tasks
 from labtrail.config import TaskConfig
 from labtrail.record import Record
 from labtrail.task import Task
@@ -69,4 +69,4 @@ def _fail(config: ToyConfig) -> None:
 TASK = Task(name="toy", config=ToyConfig, function=toy, default=Path("toy.yaml"))
 
 if __name__ == "__main__":
-    run_task(TASK, "tests.toy")
+    run_tasks([TASK], "tests.toy")

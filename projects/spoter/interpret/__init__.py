@@ -1,0 +1,1 @@
+"""What the network has learnt, with a null or an interval beside every number."""

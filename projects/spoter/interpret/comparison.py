@@ -1,0 +1,98 @@
+"""The stage of an analysis that sets signs beside words, or says why it was not run."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from projects.spoter.batches import to_inputs
+from projects.spoter.interpret import language
+from projects.spoter.interpret.charts import geometry_chart
+from projects.spoter.interpret.representations import layer_outputs
+from projects.spoter.interpret.study import Study
+
+NO_GLOSSES = "not_run: the data have no glosses"
+NO_WEIGHTS = "not_run: mBERT weights absent"
+# Sequences whose attention in the language model is averaged.
+_SEQUENCES = 40
+
+
+def compare_language(study: Study, heads: pd.DataFrame) -> tuple[str, dict[str, Any]]:
+    """What is to be said about signs beside words, and its files.
+
+    Args:
+        study: what is looked at; without glosses or a model the comparison is not run and no number of it appears.
+        heads: the head table, for the distributions at equal lengths.
+
+    Raises:
+        DataError: the named folder holds no language model.
+    """
+    if not study.glossed:
+        return f"Status: `{NO_GLOSSES}` (`language.glosses` may name a list).", _status(NO_GLOSSES)
+    signs = _held_out_signs(study)
+    if study.config.mbert is None:
+        files = _status(NO_WEIGHTS) | {"tables/geometry.csv": _geometry(study, signs, {})}
+        return (
+            f"Status: `{NO_WEIGHTS}`. `tables/geometry.csv` has the glosses' spelling, an anchor without weights.",
+            files,
+        )
+    bert = language.load_bert(study.config.mbert, study.config.language.random_weights)
+    berts = [bert]
+    if not study.config.language.random_weights:
+        berts.append(language.random_twin(bert, study.config.seed))
+    glosses = [study.names[label] for label in language.present(signs)]
+    table = _geometry(study, signs, {one.name: language.gloss_outputs(one, glosses) for one in berts})
+    files = _status(f"run: {bert.name}") | {
+        "tables/geometry.csv": table,
+        "tables/head_spread.csv": _spread(study, heads, berts, glosses),
+        "figures/geometry.png": geometry_chart(table),
+    }
+    return _said(table, bert.name, signs), files
+
+
+def _status(text: str) -> dict[str, Any]:
+    return {"mbert/status.txt": f"{text}\n"}
+
+
+def _held_out_signs(study: Study) -> language.Signs:
+    """Clips that were not trained on: validation and test together, at the last epoch."""
+    parts = (study.splits.validation, study.splits.test)
+    model, device = study.model(study.config.epochs[-1]), study.inputs.frames.device
+    outputs = []
+    for part in parts:
+        inputs = to_inputs(part.clips.frames, part.clips.lengths, part.labels, device)
+        outputs.append(layer_outputs(model, inputs, study.config.max_frames))
+    joined = {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
+    return language.Signs(joined, np.concatenate([part.labels for part in parts]))
+
+
+def _geometry(study: Study, signs: language.Signs, models: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
+    return language.geometry_table(signs, study.names, models, study.config.statistics.permutations, study.config.seed)
+
+
+def _spread(study: Study, heads: pd.DataFrame, berts: list[language.Bert], glosses: list[str]) -> pd.DataFrame:
+    """Head statistics of the encoder beside each model's, at the clips' lengths and at the glosses' own."""
+    lengths = {
+        "as long as the clips": study.split.clips.lengths[study.clips][:_SEQUENCES].tolist(),
+        "one gloss each": [len(berts[0].tokenizer(gloss)["input_ids"]) for gloss in glosses[:_SEQUENCES]],
+    }
+    models = {
+        f"{one.name}, {what}": language.head_spread(one, glosses, several, study.config.seed)
+        for what, several in lengths.items()
+        for one in berts
+    }
+    last = heads[(heads["epoch"] == study.config.epochs[-1]) & (heads["stack"] == "enc")]
+    own = {name: last.loc[last["statistic"] == name, "value"].to_numpy() for name in ("entropy", "distance")}
+    return language.spread_table(own, models)
+
+
+def _said(table: pd.DataFrame, model: str, signs: language.Signs) -> str:
+    """The comparison that was fixed beforehand: the last layer of each; all others are in the table."""
+    sign_layer, own = list(signs.outputs)[-1], table[table["model"] == model]
+    row = own[(own["sign_layer"] == sign_layer) & (own["layer"] == own["layer"].max())].iloc[0]
+    return (
+        f"{model}, last layer, beside {sign_layer} over {row['classes']} glosses (validation and test clips): RSA "
+        f"{row['rsa']:+.3f} (permutation p {row['rsa_p']:.3f}, noise ceiling {row['ceiling']:.2f}), debiased CKA "
+        f"{row['cka']:+.3f} (p {row['cka_p']:.3f}). All layers, with q-values and nulls: `tables/geometry.csv`; "
+        "heads at equal lengths: `tables/head_spread.csv`. Which head is whose counterpart cannot be said."
+    )

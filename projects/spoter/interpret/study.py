@@ -1,0 +1,206 @@
+"""What an analysis looks at: one finished extraction, the training behind it, and its data on one device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from labtrail import contract
+from labtrail.config import Integers, Section, TaskConfig, load_config
+from labtrail.errors import DataError, QueryError
+from labtrail.query import LATEST, artifact, find_run
+from projects.spoter import attention
+from projects.spoter.attention import AttentionConfig
+from projects.spoter.attention_file import AttentionFile
+from projects.spoter.batches import Inputs, to_inputs
+from projects.spoter.data import Split, Splits, load_splits
+from projects.spoter.glosses import load_glosses
+from projects.spoter.interpret.heads import long_enough
+from projects.spoter.subject import Subject, load_subject, network, split_of
+
+
+class StatisticsConfig(Section):
+    """Intervals and nulls."""
+
+    resamples: int = Field(default=2000, ge=100)
+    """bootstrap samples of the clips"""
+    permutations: int = Field(default=500, ge=20)
+    """permutations of each test; the smallest p-value is 1 / (permutations + 1)"""
+
+
+class InterventionConfig(Section):
+    """What is taken away, and at which epochs."""
+
+    epochs: Integers = ()
+    """epochs at which heads, frames and joints are taken away; empty: the last one"""
+    steps: int = Field(default=32, ge=2)
+    """steps of integrated gradients"""
+    random_orders: int = Field(default=10, ge=1)
+    """random orders that deletion is averaged over"""
+    random_groups: int = Field(default=5, ge=1)
+    """random groups of joints of the same size, the null of occlusion"""
+
+
+class CasesConfig(Section):
+    """Signs that get a page of their own; chosen by this rule and nothing that is known afterwards."""
+
+    count: int = Field(default=8, ge=0)
+    """number of signs"""
+    rule: Literal["evenly_spaced"] = "evenly_spaced"
+    """evenly_spaced: classes at even distances in the order of their numbers, the first clip of each"""
+
+
+class LanguageConfig(Section):
+    """The comparison with a language model; ``mbert`` names its folder."""
+
+    glosses: Path | None = None
+    """list of lines 'label<TAB>gloss', for data without a gloss column"""
+    random_weights: bool = False
+    """the weights in that folder are random: every row is labelled a null"""
+
+
+class ViewerConfig(Section):
+    """The page to look into."""
+
+    clips: int = Field(default=20, ge=1)
+    """clips on the page, chosen as the case studies are"""
+    megabytes: float = Field(default=9.5, gt=4)
+    """largest size of the page; queries of long clips are thinned out to keep it"""
+
+
+class AnalysisConfig(TaskConfig):
+    """What is analysed, and how much of it."""
+
+    run: str = LATEST
+    """finished spoter-attention run (or the training it was extracted from): id, 'latest', or an MLflow filter"""
+    epochs: Integers = ()
+    """epochs of the extraction that are analysed; empty: all"""
+    max_frames: int = Field(default=1024, ge=1)
+    """frames that are computed at once"""
+    mbert: Path | None = None
+    """folder of a multilingual BERT with its tokenizer; empty: the comparison is not run"""
+    statistics: StatisticsConfig = StatisticsConfig()
+    intervention: InterventionConfig = InterventionConfig()
+    cases: CasesConfig = CasesConfig()
+    language: LanguageConfig = LanguageConfig()
+    viewer: ViewerConfig = ViewerConfig()
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that an analysis reads.
+
+    Attributes:
+        config: what is asked.
+        attention_run: id of the extraction.
+        subject: the training.
+        splits: all data of the training.
+        split: the one that was extracted.
+        inputs: that split as the network reads it.
+        files: epoch -> attention file, epochs ascending.
+        clips: indices of the clips with at least two frames.
+        names: what each class is called.
+        glossed: whether the names are glosses.
+    """
+
+    config: AnalysisConfig
+    attention_run: str
+    subject: Subject
+    splits: Splits
+    split: Split
+    inputs: Inputs
+    files: dict[int, AttentionFile]
+    clips: np.ndarray
+    names: Sequence[str]
+    glossed: bool
+
+    def model(self, epoch: int):
+        """The network after an epoch, on the study's device."""
+        return network(self.subject, epoch, self.splits.classes).to(self.inputs.frames.device)
+
+    def normalised(self, clip: int) -> np.ndarray:
+        """One clip as the network reads it, shape (T, 108)."""
+        start = int(self.inputs.starts[clip])
+        return self.inputs.frames[start : start + int(self.inputs.lengths[clip])].cpu().numpy()
+
+    def few(self, count: int) -> list[int]:
+        """Clips by the rule of the case studies: classes at even distances, the first clip of each."""
+        firsts = {int(label): int(clip) for clip, label in reversed(list(enumerate(self.split.labels)))}
+        present = sorted(firsts)
+        places = np.unique(np.linspace(0, len(present) - 1, min(count, len(present))).round().astype(int))
+        return [firsts[present[place]] for place in places]
+
+
+def find_extraction(wanted: str) -> str:
+    """Id of a finished extraction, named by itself or by the training that it belongs to.
+
+    Raises:
+        QueryError: there is none, or several of one training.
+    """
+    try:
+        return find_run(wanted, attention.NAME)["run_id"]
+    except QueryError as error:
+        try:
+            return find_run(f"tags.`{contract.READS}` = '{wanted}'", attention.NAME)["run_id"]
+        except QueryError as other:
+            if "finished runs of task" in str(other):
+                raise other from None
+            hint = "extract it first: mlflow run . -e spoter-attention -P run=TRAINING_RUN_ID"
+            raise QueryError(f"{error}; {hint}") from None
+
+
+def extraction_config(run_id: str) -> AttentionConfig:
+    """What an extraction ran with."""
+    return load_config(AttentionConfig, artifact(run_id, contract.CONFIG_FILE))
+
+
+def resolve(config: AnalysisConfig) -> AnalysisConfig:
+    """The config with the extraction's id and all epochs written out.
+
+    Raises:
+        QueryError: an epoch that was not extracted.
+    """
+    run_id = find_extraction(config.run)
+    known = extraction_config(run_id).epochs
+    chosen = tuple(sorted(set(config.epochs))) or known
+    intervention = tuple(sorted(set(config.intervention.epochs))) or chosen[-1:]
+    for key, epochs, valid in (("epochs", chosen, known), ("intervention.epochs", intervention, chosen)):
+        if missing := sorted(set(epochs) - set(valid)):
+            listed = ", ".join(map(str, valid))
+            raise QueryError(f"{key}: epoch {missing[0]} was not extracted by run {run_id}; it has {listed}")
+    update = {"run": run_id, "epochs": chosen}
+    update["intervention"] = config.intervention.model_copy(update={"epochs": intervention})
+    return config.model_copy(update=update)
+
+
+def load_study(config: AnalysisConfig, device: torch.device) -> Study:
+    """Opens what the config names and checks that it belongs together.
+
+    Raises:
+        DataError: an attention file is damaged, or of other data than the training's files now hold.
+    """
+    extraction = extraction_config(config.run)
+    subject = load_subject(extraction.run)
+    splits = load_splits(subject.config.data)
+    split = split_of(splits, extraction.split)
+    files = {epoch: AttentionFile(artifact(config.run, attention.file_name(epoch))) for epoch in config.epochs}
+    for file in files.values():
+        if file.facts["data_sha256"] != split.clips.digest:
+            raise DataError(
+                f"{file.path}: made from other data than {split.clips.path} now holds; put that data back, "
+                "or extract the attention again"
+            )
+    clips = long_enough(split.clips.lengths)
+    if not len(clips):
+        raise DataError(f"{split.clips.path}: every clip has one frame only, which leaves attention no choice")
+    paths = [Path(one.clips.path) for one in (splits.train, splits.validation, splits.test)]
+    column = subject.config.data.label_column
+    glosses = load_glosses(paths, column, splits.first_label, splits.classes, config.language.glosses)
+    names = [gloss or f"class {splits.first_label + index}" for index, gloss in enumerate(glosses)]
+    inputs = to_inputs(split.clips.frames, split.clips.lengths, split.labels, device)
+    whole = all(gloss is not None for gloss in glosses)
+    return Study(config, config.run, subject, splits, split, inputs, files, clips, names, whole)
