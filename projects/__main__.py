@@ -34,10 +34,20 @@ class Stop(Section):
 
     project: str
     """folder under projects/"""
+    word: str = ""
+    """which of its tasks, as on the command line; empty: the first"""
     config: Path
     """its config file"""
     overrides: dict[str, str] = Field(default_factory=dict)
     """dotted key -> value"""
+    reads: int | None = Field(default=None, ge=1)
+    """number of the stop whose run this one reads, as its `run`; counted from 1"""
+
+    @property
+    def task(self) -> Task[Any]:
+        """The task of this stop."""
+        first, *others = import_module(f"projects.{self.project}.__main__").TASKS
+        return next((one for one in others if one.name == f"{self.project}-{self.word}"), first)
 
 
 class TourConfig(TaskConfig):
@@ -52,12 +62,14 @@ def tour(config: TourConfig, accelerator: Accelerator, checkpoint: Checkpoint) -
     require_one_process(accelerator, "tour")
     rows: list[dict[str, Any]] = []
     for index, stop in enumerate(tqdm(config.stops, desc="tour", unit="run", disable=None)):
-        options = [part for key, value in stop.overrides.items() for part in (f"--{key}", value)]
-        command = [sys.executable, "-m", f"projects.{stop.project}", "--config", str(stop.config), *options]
+        overrides = {**stop.overrides, **({"run": rows[stop.reads - 1]["run_id"]} if stop.reads else {})}
+        options = [part for key, value in overrides.items() for part in (f"--{key}", value)]
+        words = [f"projects.{stop.project}", *([stop.word] if stop.word else [])]
+        command = [sys.executable, "-m", *words, "--config", str(stop.config), *options]
         click.echo(f"\n[{index + 1}/{len(config.stops)}] python {' '.join(command[1:])}", err=True)
         if _run(command) != 0:
             raise LabtrailError(f"{' '.join(command[1:])} failed; its own message is above")
-        row = _outcome(stop)
+        row = _outcome(stop, overrides)
         rows.append(row)
         yield Record(index, {f"test/{name}": row[name] for name in _TEST_METRICS if name in row})
     table = pd.DataFrame(rows)
@@ -80,19 +92,19 @@ def _run(command: list[str]) -> int:
 _TEST_METRICS = ("accuracy", "accuracy_top5", "baseline_1nn")
 
 
-def _outcome(stop: Stop) -> dict[str, Any]:
+def _outcome(stop: Stop, overrides: dict[str, str]) -> dict[str, Any]:
     """The row of the run that did this work, found by its key."""
     from labtrail import contract
     from labtrail.execute import work_key
     from labtrail.query import Query
 
-    task = import_module(f"projects.{stop.project}.__main__").TASK
-    config = load_config(task.config, stop.config, list(stop.overrides.items()))
+    task = stop.task
+    config = task.resolve(load_config(task.config, stop.config, list(overrides.items())))
     runs = Query(task.name, tags={contract.KEY: work_key(task, config, task.sources(config), processes=1)}).runs()
     run = runs.iloc[-1]
     metrics = {name: run[f"test/{name}"] for name in _TEST_METRICS if f"test/{name}" in run}
     minutes = (run["ended"] - run["started"]).total_seconds() / 60
-    facts = {"project": stop.project, "run": run["name"], "config": stop.config.name}
+    facts = {"task": task.name, "run": run["name"], "config": stop.config.name}
     ids = {"run_id": run["run_id"], "experiment_id": run["experiment_id"]}
     return {**facts, **metrics, "minutes": round(minutes, 2), **ids}
 

@@ -15,10 +15,11 @@ from projects.__main__ import TourConfig
 from projects.fetch import known_datasets
 
 ROOT = Path(__file__).resolve().parents[1]
-TASKS: dict[str, Task[Any]] = {
-    path.parent.name: import_module(f"projects.{path.parent.name}.__main__").TASK
+PROJECTS: dict[str, tuple[Task[Any], ...]] = {
+    path.parent.name: import_module(f"projects.{path.parent.name}.__main__").TASKS
     for path in sorted((ROOT / "projects").glob("*/__main__.py"))
 }
+TASKS = {task.name: task for tasks in PROJECTS.values() for task in tasks}
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
@@ -32,7 +33,16 @@ FROZEN = {
         "augment.variant", "augment.probability", "augment.rounds", "augment.noise", "augment.frame_drop",
         "train.epochs", "train.optimizer", "train.learning_rate", "train.schedule", "train.warmup",
         "train.weight_decay", "train.label_smoothing", "train.batch_size", "train.max_frames", "train.clip_norm",
-        "train.milestones", "train.baseline",
+        "train.milestones", "train.baseline", "model.positions",
+    },
+    "spoter-attention": {
+        "seed", "compute.precision", "compute.threads", "run", "epochs", "split", "max_frames", "export_pt",
+    },
+    "spoter-analysis": {
+        "seed", "compute.precision", "compute.threads", "run", "epochs", "max_frames", "mbert", "statistics.resamples",
+        "statistics.permutations", "intervention.epochs", "intervention.steps", "intervention.random_orders",
+        "intervention.random_groups", "cases.count", "cases.rule", "language.glosses", "language.random_weights",
+        "viewer.clips", "viewer.megabytes",
     },
 }  # fmt: skip
 
@@ -57,10 +67,18 @@ def test_every_folder_of_configs_has_a_task() -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_entry_point_and_task_agree(name: str) -> None:
+    project = next(project for project, tasks in PROJECTS.items() if TASKS[name] in tasks)
+    word = name.removeprefix(project).removeprefix("-")
     entry = ENTRY_POINTS[name]
     assert entry["parameters"]["config"]["default"] == str(TASKS[name].default)
-    assert f"python -m projects.{name} --config {{config}}" in entry["command"]
+    command = ["python -m", f"projects.{project}", *([word] if word else []), "--config {config}"]
+    assert " ".join(command) in entry["command"]
     assert TASKS[name].default.is_file()
+    assert TASKS[name].experiment_name == project
+
+
+def test_a_project_begins_with_the_task_of_its_name() -> None:
+    assert {project: tasks[0].name for project, tasks in PROJECTS.items()} == {name: name for name in PROJECTS}
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
@@ -85,9 +103,10 @@ def test_keys_are_frozen_and_explained(name: str) -> None:
 
 def test_tour_stops_exist() -> None:
     config = load_config(TourConfig, TOUR.default)
-    assert {stop.project for stop in config.stops} == set(TASKS)
+    assert {stop.project for stop in config.stops} == set(PROJECTS)
     for stop in config.stops:
-        load_config(TASKS[stop.project].config, stop.config, list(stop.overrides.items()))
+        assert stop.task.name == f"{stop.project}-{stop.word}".removesuffix("-")
+        load_config(stop.task.config, stop.config, list(stop.overrides.items()))
 
 
 def test_known_datasets() -> None:

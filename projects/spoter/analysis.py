@@ -29,6 +29,7 @@ from projects.spoter.interpret.effects import (
 )
 from projects.spoter.interpret.findings import write_findings
 from projects.spoter.interpret.heads import HeadValues, head_table, head_values
+from projects.spoter.interpret.language import model_source
 from projects.spoter.interpret.representations import cka_table, layer_outputs
 from projects.spoter.interpret.study import AnalysisConfig, Study, extraction_config, load_study, resolve
 from projects.spoter.interpret.viewer import write_viewer
@@ -38,7 +39,7 @@ NAME = "spoter-analysis"
 
 
 def sources(config: AnalysisConfig) -> Sequence[DataSource]:
-    """The split, the checkpoints, and the attention files."""
+    """The split, the checkpoints, the attention files, and the language model if there is one."""
     extraction = extraction_config(config.run)
     found = study_sources(load_subject(extraction.run), extraction.split, config.epochs)
     for epoch in config.epochs:
@@ -46,6 +47,8 @@ def sources(config: AnalysisConfig) -> Sequence[DataSource]:
         digest = sha256_of(artifact(config.run, name))
         place = f"runs:/{config.run}/{name}"
         found.append(DataSource(Path(name).name, "attention", place, digest, {"epoch": epoch}, config.run))
+    if config.mbert is not None:
+        found.append(model_source(config.mbert))
     return found
 
 

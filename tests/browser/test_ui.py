@@ -1,20 +1,14 @@
 """`labtrail ui` as a researcher meets it: the printed link opens the runs as charts."""
 
-import shutil
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+from tests.browser.chromium import browser_page, needs_chromium
 from tests.workspace import Workspace, wait_until
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian's package: chromium)"),
-]
+pytestmark = [pytest.mark.browser, needs_chromium]
 
 
 @pytest.fixture
@@ -38,13 +32,9 @@ def _listens(port: int) -> bool:
 
 
 def test_printed_link_shows_the_runs_as_charts(link: str) -> None:
-    with playwright.sync_playwright() as driver:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-quic"]
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
+    with browser_page(width=1400, height=900) as page:
         page.goto(link)
         # The page never becomes idle: it is ready when what it must show is there.
         for text in ("synthetic-adamw-s0", "synthetic-adamw-s1", "validation/accuracy"):
             page.get_by_text(text).first.wait_for(timeout=60_000)
         assert "compareRunsMode=CHART" in page.url
-        browser.close()

@@ -8,7 +8,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from labtrail import contract, store
-from labtrail.query import Query
+from labtrail.errors import QueryError
+from labtrail.query import Query, artifact, artifact_names, find_run
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +78,63 @@ def test_pages_past_a_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for _ in range(1010):
         client.create_run(experiment, tags={contract.TASK: "many"})
     assert len(Query("many", statuses=["RUNNING"], client=client).runs()) == 1010
+
+
+@pytest.fixture
+def ids(client: MlflowClient) -> dict[str, str]:
+    """Run name -> id of all active runs."""
+    return {str(run.info.run_name): run.info.run_id for run in store.search(client, "")}
+
+
+def test_a_run_is_found_by_id_by_filter_and_as_the_latest(client: MlflowClient, ids: dict[str, str]) -> None:
+    assert find_run(ids["toy-s1"], "toy", client)["name"] == "toy-s1"
+    assert find_run("params.`cfg.seed` = '2'", "toy", client)["cfg.seed"] == "2"
+    assert find_run("latest", "toy", client)["run_id"] in ids.values()
+
+
+def test_a_pointer_leads_to_its_run(client: MlflowClient, ids: dict[str, str]) -> None:
+    client.set_tag(ids["toy-s6"], contract.SAME_AS, ids["toy-s0"])
+    assert find_run(ids["toy-s6"], "toy", client)["run_id"] == ids["toy-s0"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "task", "problem"),
+    [
+        ("0" * 32, "toy", "no such run in .*finished ones: .*toy-s0"),
+        ("toy-s4", "toy", r"toy toy-s4 is FAILED, not FINISHED \(no reason was left\); repeat the command"),
+        ("toy-s5", "toy", "is RUNNING, not FINISHED"),
+        ("toy-s0", "other", "of task toy, expected other"),
+        ("params.`cfg.seed` != '0'", "toy", "[0-9] finished runs of task toy: .*name one"),
+        ("params.`cfg.seed` = '77'", "toy", "no finished run of task toy; finished ones"),
+        ("latest", "nothing", "no run of task nothing has finished yet"),
+        ("nonsense ((", "toy", "neither a run id nor 'latest' nor a filter"),
+    ],
+)
+def test_a_run_that_cannot_be_meant_is_refused_in_one_line(
+    wanted: str, task: str, problem: str, client: MlflowClient, ids: dict[str, str]
+) -> None:
+    with pytest.raises(QueryError, match=problem) as caught:
+        find_run(ids.get(wanted, wanted), task, client)
+    assert "\n" not in str(caught.value)
+
+
+def test_deleted_runs_are_not_found(client: MlflowClient, ids: dict[str, str]) -> None:
+    gone = client.create_run("1", tags={contract.TASK: "toy"}).info.run_id
+    client.delete_run(gone)
+    with pytest.raises(QueryError, match="no such run"):
+        find_run(gone, "toy", client)
+
+
+def test_artifacts_are_read_where_they_lie_or_named_when_missing(client: MlflowClient, ids: dict[str, str]) -> None:
+    client.log_text(ids["toy-s0"], "one", "checkpoints/a.txt")
+    client.log_text(ids["toy-s0"], "two", "b.txt")
+    path = artifact(ids["toy-s0"], "checkpoints/a.txt", client)
+    assert path.read_text() == "one"
+    assert ids["toy-s0"] in str(path)
+    assert artifact(ids["toy-s0"], "b.txt", client).read_text() == "two"
+    assert artifact_names(ids["toy-s0"], "checkpoints", client) == ["a.txt"]
+    assert artifact_names(ids["toy-s0"], "nothing", client) == []
+    with pytest.raises(QueryError, match=r"no artifact checkpoints/c\.txt; it has a\.txt there"):
+        artifact(ids["toy-s0"], "checkpoints/c.txt", client)
+    with pytest.raises(QueryError, match="it has nothing in figures/"):
+        artifact(ids["toy-s0"], "figures/c.png", client)

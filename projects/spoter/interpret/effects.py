@@ -101,17 +101,16 @@ def _occlude(
     study: Study, model: Spoter, targets: np.ndarray, filling: torch.Tensor, generator: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Change by group of joints, and the mean change by random groups of the same size."""
-    change: dict[str, np.ndarray] = {}
-    null: dict[str, np.ndarray] = {}
-    for group, joints in GROUPS.items():
-        draws = range(study.config.intervention.random_groups)
-        random = [generator.permutation(JOINT_COUNT)[: len(joints)].tolist() for _ in draws]
-        own, *others = (
-            occlude_joints(model, study.inputs, targets, chosen, filling, study.config.max_frames)
-            for chosen in (joints, *random)
-        )
-        change[group], null[group] = own, np.mean(others, axis=0)
-    return change, null
+    draws = study.config.intervention.random_groups
+    several = [
+        joints
+        for group in GROUPS.values()
+        for joints in (group, *(generator.permutation(JOINT_COUNT)[: len(group)].tolist() for _ in range(draws)))
+    ]
+    changes = occlude_joints(model, study.inputs, targets, several, filling, study.config.max_frames)
+    by_group = dict(zip(GROUPS, changes.reshape(len(GROUPS), 1 + draws, -1), strict=True))
+    own = {group: found[0] for group, found in by_group.items()}
+    return own, {group: found[1:].mean(axis=0) for group, found in by_group.items()}
 
 
 def _frame_importance(study: Study, epoch: int, attribution: Attribution) -> dict[str, np.ndarray]:

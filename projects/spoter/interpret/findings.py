@@ -17,7 +17,7 @@ def order_sentence(study: Study, effects: Effects) -> str:
     if change <= ROUNDING:
         return (
             f"Shuffling or reversing the frames changes no logit by more than {change:.1e}: the network has no "
-            "temporal encoding and sees a *set* of frames. Attention is a function of what frames show; nothing below is "
+            "temporal encoding and sees a *set* of frames. Attention depends on what frames show; nothing below is "
             'about time, and "distance" only says how far apart in the clip the frames lie whose content a head joins.'
         )
     expected = study.subject.config.model.positions

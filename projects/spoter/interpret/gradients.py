@@ -1,15 +1,20 @@
 """Attribution by gradients and by weights: integrated gradients of the input, query-key weights by joint."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from projects.spoter.batches import Inputs, passes
 from projects.spoter.config import ModelConfig
 from projects.spoter.model import Layout, Spoter
 from projects.spoter.skeleton import JOINT_COUNT
+
+# Packed frames (N, 108) and their layout to logits (B, C).
+Network = Callable[[Tensor, Layout], Tensor]
 
 
 def centred(logits: Tensor) -> Tensor:
@@ -17,7 +22,7 @@ def centred(logits: Tensor) -> Tensor:
     return logits - logits.mean(dim=1, keepdim=True)
 
 
-def target_logit(model: Spoter, frames: Tensor, layout: Layout, targets: Tensor) -> Tensor:
+def target_logit(model: Network, frames: Tensor, layout: Layout, targets: Tensor) -> Tensor:
     """The centred logit of each clip's target class, (B,)."""
     return centred(model(frames, layout)).gather(1, targets[:, None])[:, 0]
 
@@ -35,7 +40,7 @@ class Attribution(NamedTuple):
 
 
 def integrated_gradients(
-    model: Spoter, inputs: Inputs, targets: np.ndarray, baseline: Tensor, steps: int, max_frames: int
+    model: Network, inputs: Inputs, targets: np.ndarray, baseline: Tensor, steps: int, max_frames: int
 ) -> Attribution:
     """Integrated gradients (Sundararajan et al. 2017) by the midpoint rule.
 
@@ -49,6 +54,7 @@ def integrated_gradients(
     """
     values = torch.empty_like(inputs.frames)
     error = np.empty(len(targets))
+    bar = tqdm(total=len(targets), desc="gradients", unit="clip", leave=False, disable=None)
     for batch in passes(inputs, max_frames):
         chosen = torch.from_numpy(targets[batch.clips]).to(batch.frames.device)
         difference = batch.frames - baseline
@@ -68,6 +74,8 @@ def integrated_gradients(
             first = int(inputs.starts[clip])
             values[first : first + len(part)] = part
             error[clip] = float(part.sum() - (whole[place] - none[place]))
+        bar.update(len(batch.clips))
+    bar.close()
     return Attribution(values, np.abs(error))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from projects.spoter.batches import Batch, Inputs, passes
-from projects.spoter.interpret.gradients import centred, target_logit
+from projects.spoter.interpret.gradients import Network, centred, target_logit
 from projects.spoter.model import Attention, Layout, Spoter
 from projects.spoter.skeleton import HAND, HANDS, JOINTS
 
@@ -76,7 +76,7 @@ def ablate_heads(model: Spoter, inputs: Inputs, targets: np.ndarray, max_frames:
 
 @torch.inference_mode()
 def deletion_curves(
-    model: Spoter, clip: Tensor, target: int, importance: Mapping[str, np.ndarray], max_frames: int
+    model: Network, clip: Tensor, target: int, importance: Mapping[str, np.ndarray], max_frames: int
 ) -> dict[str, np.ndarray]:
     """Probability of the target class as the most important frames are left out (Petsiuk et al. 2018).
 
@@ -105,7 +105,7 @@ def deletion_curves(
 
 
 def _probabilities(
-    model: Spoter, clip: Tensor, target: int, subsets: Sequence[np.ndarray], max_frames: int
+    model: Network, clip: Tensor, target: int, subsets: Sequence[np.ndarray], max_frames: int
 ) -> np.ndarray:
     found = np.empty(len(subsets))
     lengths = np.array([len(subset) for subset in subsets])
@@ -125,26 +125,36 @@ def area_under(curve: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def occlude_joints(
-    model: Spoter, inputs: Inputs, targets: np.ndarray, joints: Sequence[int], filling: Tensor, max_frames: int
+    model: Network,
+    inputs: Inputs,
+    targets: np.ndarray,
+    groups: Sequence[Sequence[int]],
+    filling: Tensor,
+    max_frames: int,
 ) -> np.ndarray:
-    """Change of each clip's centred target logit with some joints replaced in every frame, shape (clips,).
+    """Change of each clip's centred target logit with some joints replaced in every frame, (groups, clips).
 
     Args:
         model: in evaluation mode.
         inputs: the split.
         targets: class of each clip whose logit is watched.
-        joints: indices of the joints that are replaced.
+        groups: indices of the joints that are replaced together.
         filling: one frame, shape (108,), whose values they get.
         max_frames: frames computed at once.
     """
-    columns = torch.tensor([2 * joint + axis for joint in joints for axis in (0, 1)], device=filling.device)
-    changes = np.empty(len(targets))
+    changes = np.empty((len(groups), len(targets)))
+    bar = tqdm(total=len(targets), desc="occlusion", unit="clip", leave=False, disable=None)
     for batch in passes(inputs, max_frames):
         chosen = torch.from_numpy(targets[batch.clips]).to(batch.frames.device)
-        occluded = batch.frames.clone()
-        occluded[:, columns] = filling[columns]
-        without, whole = (target_logit(model, frames, batch.layout, chosen) for frames in (occluded, batch.frames))
-        changes[batch.clips] = (without - whole).cpu()
+        whole = target_logit(model, batch.frames, batch.layout, chosen)
+        for place, joints in enumerate(groups):
+            both = [2 * joint + axis for joint in joints for axis in (0, 1)]
+            columns = torch.tensor(both, dtype=torch.int64, device=filling.device)
+            occluded = batch.frames.clone()
+            occluded[:, columns] = filling[columns]
+            changes[place, batch.clips] = (target_logit(model, occluded, batch.layout, chosen) - whole).cpu()
+        bar.update(len(batch.clips))
+    bar.close()
     return changes
 
 

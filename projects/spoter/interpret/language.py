@@ -13,10 +13,14 @@ import pandas as pd
 import torch
 from scipy.stats import false_discovery_control, ks_2samp
 
+from labtrail.config import fingerprint
 from labtrail.errors import DataError
+from labtrail.files import sha256_of
+from labtrail.record import DataSource
 from labtrail.statistics import cka_test, dissimilarities, entropy, rdm_correlation, rsa_test
 
 _HALVES = 50
+_FOLDER = "config.json, model.safetensors and the tokenizer's files"
 
 
 class Signs(NamedTuple):
@@ -81,6 +85,20 @@ class Bert(NamedTuple):
     tokenizer: Any
 
 
+def model_source(folder: Path) -> DataSource:
+    """How a run names a language model's folder: its weights and config by their digest.
+
+    Raises:
+        DataError: no weights or no config there.
+    """
+    config = folder / "config.json"
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    if not config.is_file() or not weights:
+        raise DataError(f"{folder}: no language model here; mbert names a folder with {_FOLDER}")
+    digest = fingerprint([(path.name, sha256_of(path)) for path in (config, *weights)])
+    return DataSource(folder.name, "language model", str(folder), digest)
+
+
 def load_bert(folder: Path, random_weights: bool) -> Bert:
     """A model from a local folder; nothing is ever downloaded.
 
@@ -95,7 +113,7 @@ def load_bert(folder: Path, random_weights: bool) -> Bert:
     except (OSError, ValueError) as error:
         raise DataError(
             f"{folder}: no language model with its tokenizer here: {str(error).splitlines()[0]}; "
-            "mbert names a folder with config.json, model.safetensors and the tokenizer's files"
+            f"mbert names a folder with {_FOLDER}"
         ) from error
     name = f"{folder.name} (RANDOM WEIGHTS, a null)" if random_weights else folder.name
     return Bert(name, model.eval(), tokenizer)

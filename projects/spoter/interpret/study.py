@@ -203,4 +203,9 @@ def load_study(config: AnalysisConfig, device: torch.device) -> Study:
     names = [gloss or f"class {splits.first_label + index}" for index, gloss in enumerate(glosses)]
     inputs = to_inputs(split.clips.frames, split.clips.lengths, split.labels, device)
     whole = all(gloss is not None for gloss in glosses)
+    if config.mbert is not None and not whole:
+        raise DataError(
+            f"mbert: nothing to compare {config.mbert} with: the data of run {subject.run_id} have no glosses; name a "
+            "list of lines 'label<TAB>gloss' with language.glosses, or leave mbert out"
+        )
     return Study(config, config.run, subject, splits, split, inputs, files, clips, names, whole)
