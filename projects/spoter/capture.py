@@ -105,10 +105,11 @@ def _keeper(
         starts = offsets[name[:3]]
         if name not in weights:
             weights[name] = torch.empty(int(starts[-1]), dtype=dtype)
-        host = weights_BHQT.to(dtype).cpu()
+        # Converted whole and copied as NumPy arrays: both run along memory, element by element they would not.
+        host, target = weights_BHQT.to(dtype).cpu().numpy(), weights[name].numpy()
         for place, clip in enumerate(clips):
             length = int(lengths[clip])
             part = host[place, :, :length, :length]
-            weights[name][starts[clip] : starts[clip + 1]].view(part.shape).copy_(part)
+            target[starts[clip] : starts[clip + 1]].reshape(part.shape)[:] = part
 
     return keep
