@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.workspace import Workspace
@@ -13,7 +14,7 @@ def test_real_clips_from_import_to_test(workspace: Workspace, real_data: Path) -
     done = workspace.mlflow_run("fetch", "-P", "dataset=wlasl50", "-P", f"from_file={source}")
     assert done.returncode == 0, done.stderr
     # Two epochs of a smaller network: that it learns is the figure in the README, not the point here.
-    short = ["train.epochs=2", "model.layers=2", "train.milestones=[1]"]
+    short = ["train.epochs=2", "model.layers=2", "train.milestones=1,2"]
     options = [part for value in short for part in ("-P", value)]
     done = workspace.mlflow_run("spoter", "-P", "config=configs/spoter/wlasl50.yaml", *options)
     assert done.returncode == 0, done.stderr
@@ -28,3 +29,21 @@ def test_real_clips_from_import_to_test(workspace: Workspace, real_data: Path) -
     assert metrics["test/accuracy"] <= metrics["test/accuracy_top5"]
     assert metrics["test/accuracy_low"] <= metrics["test/accuracy"] <= metrics["test/accuracy_high"]
     assert metrics["test/accuracy_max"] >= metrics["test/accuracy"]
+
+    # The rest of the README's chain: attention at three epochs, analysis, and the page to look into.
+    done = workspace.run("python", "-m", "projects.spoter", "attention", "--epochs", "0,1,2")
+    assert done.returncode == 0, done.stderr
+    done = workspace.run("python", "-m", "projects.spoter", "analysis", "--statistics.permutations", "20")
+    assert done.returncode == 0, done.stderr
+    folder = workspace.artifacts(workspace.query("spoter-analysis").runs()["run_id"].item())
+    assert (folder / "mbert/status.txt").read_text() == "not_run: mBERT weights absent\n"
+    names = sorted(path.stem for path in (folder / "figures/cases").glob("*.png"))
+    assert names[0] == "1_drink"
+    assert len(names) == 8
+    table = pd.read_parquet(folder / "tables/head_statistics.parquet")
+    assert sorted(table["epoch"].unique()) == [0, 1, 2]
+    # One of the 47 clips has a single frame, which leaves attention no choice.
+    assert table.loc[table["statistic"] == "entropy", "clips"].unique().tolist() == [46]
+    page = (folder / "viewer.html").read_text()
+    assert len(page) < 10e6
+    assert '"sign": "drink"' in page

@@ -65,3 +65,9 @@ def test_lost_local_copy_is_brought_back(workspace: Workspace, server: str) -> N
     assert wanted <= names
     table = pd.read_csv(client.download_artifacts(run_id, "tables/predictions.csv", str(workspace.folder)))
     assert len(table) == 8
+
+    # What reads another run's checkpoints brings them from the server.
+    done = workspace.run("python", "-m", "projects.spoter", "attention", "--epochs", "4")
+    assert done.returncode == 0, done.stderr
+    extraction = Query("spoter-attention", client=client).runs()["run_id"].item()
+    assert [one.path for one in client.list_artifacts(extraction, "attention")] == ["attention/epoch_004.safetensors"]

@@ -80,9 +80,9 @@ def _heads(table: pd.DataFrame) -> str:
     own = table[table["statistic"] != "ablation"]
     for (statistic, stack, epoch), part in own.groupby(["statistic", "stack", "epoch"]):
         clear = (part["difference_low"] > 0) | (part["difference_high"] < 0)
-        null = f"{part['null'].mean():.3f} ({part['null_kind'].iloc[0]})"
+        null = f"{part['null'].mean():.4f} ({part['null_kind'].iloc[0]})"
         lines.append(
-            f"| {epoch} | {stack} | {statistic} | {part['value'].mean():.3f} | {null} | {clear.sum()} of {len(part)} |"
+            f"| {epoch} | {stack} | {statistic} | {part['value'].mean():.4f} | {null} | {clear.sum()} of {len(part)} |"
         )
     return "\n".join(lines)
 
