@@ -15,6 +15,7 @@ from labtrail.record import DataSource, Record, named
 from labtrail.task import Task
 from projects.spoter.attention import file_name
 from projects.spoter.capture import capture
+from projects.spoter.glosses import read_list
 from projects.spoter.interpret import charts
 from projects.spoter.interpret.cases import case_pages
 from projects.spoter.interpret.comparison import compare_language
@@ -39,7 +40,7 @@ NAME = "spoter-analysis"
 
 
 def sources(config: AnalysisConfig) -> Sequence[DataSource]:
-    """The split, the checkpoints, the attention files, and the language model if there is one."""
+    """The split, the checkpoints, the attention files, and the glosses and the language model if they are named."""
     extraction = extraction_config(config.run)
     found = study_sources(load_subject(extraction.run), extraction.split, config.epochs)
     for epoch in config.epochs:
@@ -47,6 +48,10 @@ def sources(config: AnalysisConfig) -> Sequence[DataSource]:
         digest = sha256_of(artifact(config.run, name))
         place = f"runs:/{config.run}/{name}"
         found.append(DataSource(Path(name).name, "attention", place, digest, {"epoch": epoch}, config.run))
+    if config.language.glosses is not None:
+        read_list(config.language.glosses)
+        path = config.language.glosses
+        found.append(DataSource(path.name, "glosses", str(path), sha256_of(path)))
     if config.mbert is not None:
         found.append(model_source(config.mbert))
     return found
@@ -73,7 +78,7 @@ def analyse(config: AnalysisConfig, accelerator: Accelerator, checkpoint: Checkp
     files |= effect_files | language_files | case_pages(study, effects[-1])
     files["findings.md"] = write_findings(study, heads, similarity, effects, deletion, occlusion, said)
     files["viewer.html"] = write_viewer(study)
-    yield Record(config.epochs[-1], named(study.split.name, _effect_means(effects[-1], deletion)), files)
+    yield Record(effects[-1].epoch, named(study.split.name, _effect_means(effects[-1], deletion)), files)
 
 
 def _head_values(study: Study, attention: Any) -> HeadValues:
@@ -98,7 +103,8 @@ def _head_files(
         "figures/heads.png": charts.head_trends(table),
         "figures/ablation.png": charts.head_maps(table, "ablation", "value", f"Without one head ({note})"),
     }
-    for statistic in ("entropy", "divergence", "distance"):
+    # A single head has no others to diverge from.
+    for statistic in [name for name in ("entropy", "divergence", "distance") if (table["statistic"] == name).any()]:
         title = f"{statistic.capitalize()} of each head ({note})"
         files[f"figures/{statistic}.png"] = charts.head_maps(table, statistic, "value", title)
     return files, table

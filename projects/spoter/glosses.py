@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow.compute as pc
+import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from labtrail.errors import DataError
@@ -26,34 +26,52 @@ def load_glosses(
         listed: a text file of lines ``label<TAB>gloss``; it takes precedence.
 
     Raises:
-        DataError: the list is missing or malformed; names the line.
+        DataError: the list is missing or malformed, or a class has two glosses; names the line.
     """
-    names = _from_list(listed) if listed is not None else {}
-    for path in files if not names else ():
-        names |= _from_csv(path, label_column)
+    names = read_list(listed) if listed is not None else {}
+    for path in files if listed is None else ():
+        _read_csv(path, label_column, names)
     return [names.get(first_label + index) for index in range(classes)]
 
 
-def _from_list(path: Path) -> dict[int, str]:
+def read_list(path: Path) -> dict[int, str]:
+    """The glosses of a list, label -> gloss.
+
+    Raises:
+        DataError: the list is missing or malformed; names the line.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such list of glosses; give a file of lines 'label<TAB>gloss', or leave it out")
-    names = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        label, _, gloss = line.partition("\t")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+    names: dict[int, str] = {}
+    for number, line in enumerate(lines, start=1):
+        label, _, gloss = (part.strip() for part in line.partition("\t"))
         if line.strip():
-            if not label.strip().isdigit() or not gloss.strip():
+            if not label.isdecimal() or not gloss:
                 raise DataError(f"{path}: line {number}: expected 'label<TAB>gloss', found {line[:60]!r}")
-            names[int(label)] = gloss.strip()
+            _note(names, int(label), gloss, f"{path}: line {number}")
     return names
 
 
-def _from_csv(path: Path, label_column: str) -> dict[int, str]:
+def _note(names: dict[int, str], label: int, gloss: str, where: str) -> None:
+    if names.setdefault(label, gloss) != gloss:
+        raise DataError(f"{where}: label {label} is {gloss!r} here and {names[label]!r} before; a class has one gloss")
+
+
+def _read_csv(path: Path, label_column: str, names: dict[int, str]) -> None:
     if _COLUMN not in header(path):
-        return {}
+        return
     table = arrow_csv.read_csv(
         path,
         read_options=arrow_csv.ReadOptions(block_size=_BLOCK_BYTES),
-        convert_options=arrow_csv.ConvertOptions(include_columns=[label_column, _COLUMN]),
+        convert_options=arrow_csv.ConvertOptions(
+            include_columns=[label_column, _COLUMN], column_types={label_column: pa.int64(), _COLUMN: pa.string()}
+        ),
     )
-    labels = pc.cast(table[label_column], "int64").to_pylist()
-    return dict(zip(labels, map(str, table[_COLUMN].to_pylist()), strict=True))
+    rows = zip(table[label_column].to_pylist(), table[_COLUMN].to_pylist(), strict=True)
+    for row, (label, gloss) in enumerate(rows, start=1):
+        if gloss and gloss.strip():
+            _note(names, label, gloss.strip(), f"{path}: row {row}")

@@ -90,7 +90,7 @@ def execute(task: Task[Config], config: Config, options: Options) -> int:
     sources = tuple(task.sources(config))
     accelerator = make_accelerator(config.compute, options.processes, options.timeout_s)
     identity = _identify(task, config, sources, accelerator)
-    own = _claim_together(task, identity, accelerator, options.again)
+    own = _claim_together(task, identity, accelerator, options.again or task.missing(config))
     if own.state == "finished":
         if accelerator.is_main_process:
             _log.info("already done: run %s has finished this work; --again runs it anew", own.run_id)

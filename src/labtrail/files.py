@@ -4,6 +4,9 @@ import hashlib
 import io
 import os
 import shutil
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,34 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def replaced_folder(target: Path) -> Generator[Path]:
+    """A fresh folder that takes the place of ``target`` in one step when the block ends well.
+
+    ``target`` is a link to a folder beside it: whoever opens it finds the old content or the new one, whole. If the
+    block raises or the process dies, the old content stays; what was left behind goes with the next replacement.
+
+    Raises:
+        FileExistsError: ``target`` is a folder or file that was not made here.
+    """
+    if target.exists() and not target.is_symlink():
+        raise FileExistsError(f"{target} exists and is not a link of ours")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{target.name}-"
+    fresh = target.with_name(f"{prefix}{uuid.uuid4().hex[:12]}")
+    fresh.mkdir()
+    yield fresh
+    sync_tree(fresh)
+    link = target.with_name(f"{prefix}link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(fresh.name)
+    link.replace(target)
+    sync_folder(target.parent)
+    for other in target.parent.glob(f"{prefix}*"):
+        if other != fresh:
+            remove(other)
 
 
 def sync_folder(folder: Path) -> None:

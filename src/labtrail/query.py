@@ -184,8 +184,8 @@ def _listed(runs: Sequence[MlflowRun]) -> str:
 
 
 def artifact_names(run_id: str, folder: str, client: MlflowClient | None = None) -> list[str]:
-    """Names of the artifacts directly in a folder of a run, sorted; empty if there is no such folder."""
-    listed = (client or store.connect()).list_artifacts(run_id, folder)
+    """Names of the artifacts directly in a folder of a run ("" is its root), sorted; empty if there is none."""
+    listed = (client or store.connect()).list_artifacts(run_id, folder or None)
     return sorted(Path(one.path).name for one in listed)
 
 
@@ -196,13 +196,14 @@ def artifact(run_id: str, name: str, client: MlflowClient | None = None) -> Path
         QueryError: the run has no such artifact; names what lies beside it.
     """
     client = client or store.connect()
-    beside = artifact_names(run_id, str(Path(name).parent), client)
-    if Path(name).name not in beside:
-        there = f"it has {', '.join(beside)} there" if beside else f"it has nothing in {Path(name).parent}/"
+    folder, _, last = name.rpartition("/")
+    beside = artifact_names(run_id, folder, client)
+    if last not in beside:
+        there = f"it has {', '.join(beside)} there" if beside else f"it has nothing in {folder or 'its root'}"
         raise QueryError(f"run {run_id}: no artifact {name}; {there}")
-    folder = store.local_path(str(client.get_run(run_id).info.artifact_uri))
-    if folder is not None:
-        return folder / name
+    root = store.local_path(str(client.get_run(run_id).info.artifact_uri))
+    if root is not None:
+        return root / name
     copy = store.state_folder() / "artifacts" / run_id / name
     if not copy.exists():
         arriving = store.state_folder() / "arriving" / uuid.uuid4().hex

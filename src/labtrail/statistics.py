@@ -10,6 +10,8 @@ from scipy.stats import rankdata
 
 Z_95 = 1.959963984540054
 _CHUNK = 1 << 24
+# The unbiased HSIC divides by n - 3.
+_LEAST_ITEMS = 4
 
 
 class Estimate(NamedTuple):
@@ -71,6 +73,8 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.n
 def bootstrap_mean(values: np.ndarray, resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Estimate:
     """Mean over the first axis with a percentile bootstrap interval (Efron 1979), many means at once.
 
+    The ends are NaN for fewer than two units: one tells nothing about the spread.
+
     Args:
         values: shape (n, ...), float; the n units (clips) are resampled together.
         resamples: number of bootstrap samples.
@@ -88,12 +92,16 @@ def bootstrap_mean(values: np.ndarray, resamples: int = 2000, seed: int = 0, lev
     for start in range(0, flat.shape[1], step):
         part = slice(start, start + step)
         ends[:, part] = np.quantile(weights @ flat[:, part], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    if count < 2:
+        ends[:] = np.nan
     shape = np.shape(values)[1:]
     return Estimate(flat.mean(axis=0).reshape(shape), ends[0].reshape(shape), ends[1].reshape(shape))
 
 
 def permutation_p(observed: float, null: np.ndarray) -> float:
-    """One-sided p-value of a statistic among those of permuted data (Phipson & Smyth 2010); never 0."""
+    """One-sided p-value of a statistic among those of permuted data (Phipson & Smyth 2010); never 0, NaN of NaN."""
+    if math.isnan(observed):
+        return math.nan
     return (1 + int((null >= observed).sum())) / (1 + len(null))
 
 
@@ -130,8 +138,8 @@ def centred_gram(features: np.ndarray) -> np.ndarray:
         ValueError: fewer than 4 rows; the debiased estimators below need n > 3.
     """
     count = len(features)
-    if count < 4:
-        raise ValueError(f"{count} rows are too few for a debiased estimate; it needs 4")
+    if count < _LEAST_ITEMS:
+        raise ValueError(f"{count} rows are too few for a debiased estimate; it needs {_LEAST_ITEMS}")
     rows = features - features.mean(axis=0)
     gram = rows @ rows.T
     np.fill_diagonal(gram, 0.0)
@@ -161,20 +169,29 @@ def debiased_cka(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def cka_test(one: np.ndarray, other: np.ndarray, permutations: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """Debiased CKA and its one-sided p-value under permutations of the items; arguments as ``debiased_cka``."""
+    """Debiased CKA and its one-sided p-value under permutations of the items; arguments as ``debiased_cka``.
+
+    Both are NaN where the CKA is undefined, as for fewer than 4 items.
+    """
+    if len(one) < _LEAST_ITEMS:
+        return math.nan, math.nan
     first, second = centred_gram(one), centred_gram(other)
     generator = np.random.default_rng(seed)
     orders = (generator.permutation(len(first)) for _ in range(permutations))
     null = np.array([(first * second[np.ix_(order, order)]).sum() for order in orders])
-    return cka_of_grams(first, second), permutation_p((first * second).sum(), null)
+    value = cka_of_grams(first, second)
+    return value, math.nan if math.isnan(value) else permutation_p((first * second).sum(), null)
 
 
 def cka_jackknife(one: np.ndarray, other: np.ndarray, groups: int = 20, z: float = Z_95) -> Estimate:
     """Debiased CKA with a normal interval from a delete-a-group jackknife over items (Efron & Tibshirani 1993, 11.5).
 
-    The bootstrap is no choice here: repeated items look alike and bias the estimate upwards.
+    The bootstrap is no choice here: repeated items look alike and bias the estimate upwards. All NaN for fewer than
+    5 items.
     """
     count = len(one)
+    if count <= _LEAST_ITEMS:
+        return Estimate(*(np.array(math.nan) for _ in range(3)))
     groups = min(groups, count)
     place = np.arange(count) % groups
     left_out = np.array([debiased_cka(one[place != group], other[place != group]) for group in range(groups)])

@@ -17,6 +17,11 @@ def no_sources(_config: object) -> Sequence[DataSource]:
     return ()
 
 
+def nothing_missing(_config: object) -> bool:
+    """For tasks whose results are all in their run."""
+    return False
+
+
 def unchanged(config: Config) -> Config:
     """For configs that name no other run."""
     return config
@@ -35,6 +40,7 @@ class Task(Generic[Config]):
         resolve: replaces names of other runs (``latest``, a filter) by ids, once, before anything else: what is
             logged and fingerprinted is the id.
         sources: checks the data and names it with its digests, before anything starts; bad data is refused here.
+        missing: whether a result that lives outside the run is gone, so that finished work is done anew.
         title: a short, telling run name.
         experiment: the MLflow experiment; empty: as the task.
     """
@@ -46,6 +52,7 @@ class Task(Generic[Config]):
     score: Score | None = None
     resolve: Callable[[Config], Config] = unchanged
     sources: Callable[[Config], Sequence[DataSource]] = no_sources
+    missing: Callable[[Config], bool] = nothing_missing
     title: Callable[[Config], str] | None = None
     experiment: str = ""
 

@@ -83,7 +83,7 @@ def test_analysis_carries_tables_figures_pages_and_no_language_number(chain: Wor
     assert {path.name for path in (folder / "tables").iterdir()} == TABLES
     assert len(list((folder / "figures/cases").glob("*.png"))) == 2
     assert (folder / "viewer.html").stat().st_size < 10e6
-    assert (folder / "mbert/status.txt").read_text() == "not_run: the data have no glosses\n"
+    assert (folder / "mbert/status.txt").read_text() == "not_run: mBERT weights absent\n"
     findings = (folder / "findings.md").read_text()
     assert "SYNTHETIC" in findings
     assert "sees a *set* of frames" in findings
@@ -103,6 +103,21 @@ def test_analysis_finds_the_extraction_of_a_training(here: Workspace) -> None:
     assert found.run == run_of(here, "spoter-attention")["run_id"]
     assert found.epochs == (0, 2, 4)
     assert found.intervention.epochs == (4,)
+
+
+def test_few_clips_and_one_head_are_no_error(workspace: Workspace) -> None:
+    # One head, and a test split with fewer clips than a jackknife needs.
+    small = ["--model.heads", "1", "--data.synthetic.test", "3", "--train.epochs", "2", "--train.milestones", "1,2"]
+    assert workspace.spoter(*small).returncode == 0
+    for words in (["attention"], ["analysis", "--intervention.epochs", "1", "--cases.count", "1"]):
+        done = workspace.run("python", "-m", "projects.spoter", *words)
+        assert done.returncode == 0, done.stderr
+    query = workspace.query("spoter-analysis")
+    # What was measured at epoch 1 stands at step 1.
+    assert query.history(["test/deletion_auc_random"])["step"].tolist() == [1]
+    folder = workspace.artifacts(query.runs()["run_id"].item())
+    assert pd.read_csv(folder / "tables/cka.csv")["low"].isna().all()
+    assert "divergence" not in set(pd.read_parquet(folder / "tables/head_statistics.parquet")["statistic"])
 
 
 def test_case_studies_follow_their_rule(here: Workspace) -> None:

@@ -142,6 +142,18 @@ def test_rsa_agrees_with_scipy() -> None:
     assert rsa_test(one, other, 20)[0] == pytest.approx(expected)
 
 
+def test_what_is_undefined_has_no_p_value() -> None:
+    alike = 1 - np.eye(6)
+    assert all(math.isnan(part) for part in rsa_test(dissimilarities(normals(6, 4)), alike, 50))
+    assert all(math.isnan(part) for part in cka_test(normals(8, 3), np.ones((8, 3)), 50))
+    assert all(math.isnan(part) for part in cka_test(normals(3, 3), normals(3, 3), 50))
+    assert all(math.isnan(part) for part in cka_jackknife(normals(4, 3), normals(4, 3)))
+    single = bootstrap_mean(np.array([[0.3]]))
+    assert single.value == 0.3
+    assert math.isnan(single.low[0])
+    assert math.isnan(single.high[0])
+
+
 def test_permutation_p_counts_the_observed_among_the_permuted() -> None:
     assert permutation_p(2.0, np.array([1.0, 2.0, 3.0])) == 3 / 4
     assert permutation_p(9.0, np.zeros(99)) == 0.01

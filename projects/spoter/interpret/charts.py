@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from labtrail.figures import bands, heat_maps, intervals
+from labtrail.figures import COLOURS, bands, heat_maps, intervals
 from labtrail.statistics import Estimate
 
 _LABELS = {
@@ -15,6 +15,9 @@ _LABELS = {
     "distance": "mean |query - key| / uniform",
     "ablation": "change of the predicted class's logit",
 }
+
+
+_STACK_COLOURS = {"enc": COLOURS[0], "dec": COLOURS[1]}
 
 
 def head_maps(table: pd.DataFrame, statistic: str, column: str, title: str) -> Figure:
@@ -46,13 +49,15 @@ def head_trends(table: pd.DataFrame) -> Figure:
     figure.suptitle("Heads through training: mean over heads (solid) and its null (dashed)")
     for axis, statistic in zip(figure.subplots(1, len(statistics)), statistics, strict=True):
         own = table[table["statistic"] == statistic]
-        for (stack, part), colour in zip(own.groupby("stack"), ("#D55E00", "#0072B2"), strict=False):
+        for stack, part in own.groupby("stack"):
+            colour = _STACK_COLOURS[str(stack)]
             means = part.groupby("epoch")[["value", "null"]].mean()
             axis.plot(means.index, means["value"], marker="o", color=colour, label=stack)
             axis.plot(means.index, means["null"], marker=".", color=colour, linestyle="--")
         axis.set(xlabel="epoch", ylabel=_LABELS[statistic])
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
+        if len(own):
+            axis.legend(frameon=False)
     return figure
 
 

@@ -11,7 +11,6 @@ from projects.spoter.interpret.charts import geometry_chart
 from projects.spoter.interpret.representations import layer_outputs
 from projects.spoter.interpret.study import Study
 
-NO_GLOSSES = "not_run: the data have no glosses"
 NO_WEIGHTS = "not_run: mBERT weights absent"
 # Sequences whose attention in the language model is averaged.
 _SEQUENCES = 40
@@ -21,33 +20,27 @@ def compare_language(study: Study, heads: pd.DataFrame) -> tuple[str, dict[str, 
     """What is to be said about signs beside words, and its files.
 
     Args:
-        study: what is looked at; without glosses or a model the comparison is not run and no number of it appears.
+        study: what is looked at; without a language model the comparison is not run and no number of it appears.
         heads: the head table, for the distributions at equal lengths.
-
-    Raises:
-        DataError: the named folder holds no language model.
     """
-    if not study.glossed:
-        return f"Status: `{NO_GLOSSES}` (`language.glosses` may name a list).", _status(NO_GLOSSES)
+    if study.bert is None:
+        files = _status(NO_WEIGHTS)
+        if not study.glossed:
+            return f"Status: `{NO_WEIGHTS}`.", files
+        files["tables/geometry.csv"] = _geometry(study, _held_out_signs(study), {})
+        return f"Status: `{NO_WEIGHTS}`. The spelling of the glosses, an anchor, is in `tables/geometry.csv`.", files
     signs = _held_out_signs(study)
-    if study.config.mbert is None:
-        files = _status(NO_WEIGHTS) | {"tables/geometry.csv": _geometry(study, signs, {})}
-        return (
-            f"Status: `{NO_WEIGHTS}`. `tables/geometry.csv` has the glosses' spelling, an anchor without weights.",
-            files,
-        )
-    bert = language.load_bert(study.config.mbert, study.config.language.random_weights)
-    berts = [bert]
+    berts = [study.bert]
     if not study.config.language.random_weights:
-        berts.append(language.random_twin(bert, study.config.seed))
+        berts.append(language.random_twin(study.bert, study.config.seed))
     glosses = [study.names[label] for label in language.present(signs)]
     table = _geometry(study, signs, {one.name: language.gloss_outputs(one, glosses) for one in berts})
-    files = _status(f"run: {bert.name}") | {
+    files = _status(f"run: {study.bert.name}") | {
         "tables/geometry.csv": table,
         "tables/head_spread.csv": _spread(study, heads, berts, glosses),
         "figures/geometry.png": geometry_chart(table),
     }
-    return _said(table, bert.name, signs), files
+    return _said(table, study.bert.name, signs), files
 
 
 def _status(text: str) -> dict[str, Any]:
@@ -72,13 +65,14 @@ def _geometry(study: Study, signs: language.Signs, models: dict[str, dict[str, n
 
 def _spread(study: Study, heads: pd.DataFrame, berts: list[language.Bert], glosses: list[str]) -> pd.DataFrame:
     """Head statistics of the encoder beside each model's, at the clips' lengths and at the glosses' own."""
-    lengths = {
-        "as long as the clips": study.split.clips.lengths[study.clips][:_SEQUENCES].tolist(),
-        "one gloss each": [len(berts[0].tokenizer(gloss)["input_ids"]) for gloss in glosses[:_SEQUENCES]],
+    lengths = study.split.clips.lengths[study.clips][:_SEQUENCES].tolist()
+    sequences = {
+        "as long as the clips": language.joined_glosses(berts[0], glosses, lengths, study.config.seed),
+        "one gloss each": [berts[0].tokenizer(gloss)["input_ids"] for gloss in glosses[:_SEQUENCES]],
     }
     models = {
-        f"{one.name}, {what}": language.head_spread(one, glosses, several, study.config.seed)
-        for what, several in lengths.items()
+        f"{one.name}, {what}": language.head_spread(one, several)
+        for what, several in sequences.items()
         for one in berts
     }
     last = heads[(heads["epoch"] == study.config.epochs[-1]) & (heads["stack"] == "enc")]
@@ -90,6 +84,8 @@ def _said(table: pd.DataFrame, model: str, signs: language.Signs) -> str:
     """The comparison that was fixed beforehand: the last layer of each; all others are in the table."""
     sign_layer, own = list(signs.outputs)[-1], table[table["model"] == model]
     row = own[(own["sign_layer"] == sign_layer) & (own["layer"] == own["layer"].max())].iloc[0]
+    if not np.isfinite(row["rsa"]):
+        return f"{model}: {row['classes']} glosses are too few, or too alike, for a comparison."
     return (
         f"{model}, last layer, beside {sign_layer} over {row['classes']} glosses (validation and test clips): RSA "
         f"{row['rsa']:+.3f} (permutation p {row['rsa_p']:.3f}, noise ceiling {row['ceiling']:.2f}), debiased CKA "

@@ -51,7 +51,8 @@ def write_findings(
         "**SYNTHETIC data: the numbers say nothing about sign language.**" if synthetic else "",
         f"Training run `{study.subject.run_id}`, extraction `{study.attention_run}`, {study.split.name} split: "
         f"{len(study.split.clips)} clips, {len(study.clips)} with two frames or more; epochs "
-        f"{', '.join(map(str, study.files))}. Intervals are 95 % over clips (bootstrap), not over trainings: they say "
+        f"{', '.join(map(str, study.files))}. Intervals are 95 % over clips (bootstrap; jackknife for CKA), not over "
+        "trainings: they say "
         "how sure a number is for this network, not for the next one.",
         "## Order",
         order_sentence(study, last),

@@ -93,8 +93,8 @@ def deletion_curves(
     frames = len(clip)
     kept_counts = np.maximum(1, frames - np.floor(FRACTIONS * frames + 1e-9).astype(int))
     orders = {name: np.argsort(np.atleast_2d(values), axis=1, kind="stable") for name, values in importance.items()}
-    # The least important come first in the order, so each subset is its beginning.
-    subsets = [order[:count] for rows in orders.values() for order in rows for count in kept_counts]
+    # The least important come first in the order, so each subset is its beginning, put back into time.
+    subsets = [np.sort(order[:count]) for rows in orders.values() for order in rows for count in kept_counts]
     probabilities = _probabilities(model, clip, target, subsets, max_frames)
     curves, start = {}, 0
     for name, rows in orders.items():

@@ -20,7 +20,9 @@ from labtrail.record import DataSource
 from labtrail.statistics import cka_test, dissimilarities, entropy, rdm_correlation, rsa_test
 
 _HALVES = 50
-_FOLDER = "config.json, model.safetensors and the tokenizer's files"
+_FOLDER = "config.json, model.safetensors and the tokenizer's files (tokenizer.json or vocab.txt)"
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model")
+_TOKENIZER_FILES = (*_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class Signs(NamedTuple):
@@ -56,6 +58,8 @@ def noise_ceiling(outputs: np.ndarray, labels: np.ndarray, seed: int, halves: in
                 side.append(outputs[part].mean(axis=0))
         found.append(rdm_correlation(*(dissimilarities(np.stack(side)) for side in sides)))
     correlation = float(np.mean(found))
+    if not np.isfinite(correlation):
+        return float("nan")
     return float(np.sqrt(max(0.0, 2 * correlation / (1 + correlation))))
 
 
@@ -93,9 +97,11 @@ def model_source(folder: Path) -> DataSource:
     """
     config = folder / "config.json"
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    if not config.is_file() or not weights:
-        raise DataError(f"{folder}: no language model here; mbert names a folder with {_FOLDER}")
-    digest = fingerprint([(path.name, sha256_of(path)) for path in (config, *weights)])
+    tokenizer = sorted(path for name in _TOKENIZER_FILES for path in folder.glob(name))
+    vocabulary = [path for path in tokenizer if path.name in _VOCABULARIES]
+    if not (config.is_file() and weights and vocabulary):
+        raise DataError(f"{folder}: no language model with its tokenizer here; mbert names a folder with {_FOLDER}")
+    digest = fingerprint([(path.name, sha256_of(path)) for path in (config, *weights, *tokenizer)])
     return DataSource(folder.name, "language model", str(folder), digest)
 
 
@@ -107,14 +113,26 @@ def load_bert(folder: Path, random_weights: bool) -> Bert:
     """
     from transformers import AutoModel, AutoTokenizer
 
+    model_source(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        model = AutoModel.from_pretrained(str(folder), local_files_only=True, attn_implementation="eager")
-    except (OSError, ValueError) as error:
+        model, loading = AutoModel.from_pretrained(
+            str(folder), local_files_only=True, attn_implementation="eager", output_loading_info=True
+        )
+    # A damaged file of another library's format may raise anything; its own words are passed on.
+    except Exception as error:
+        text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise DataError(
-            f"{folder}: no language model with its tokenizer here: {str(error).splitlines()[0]}; "
-            f"mbert names a folder with {_FOLDER}"
+            f"{folder}: not a readable language model: {text}; mbert names a folder with {_FOLDER}"
         ) from error
+    # Weights that are not in the file would be drawn at random, and their numbers look like any others.
+    absent = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
+    absent += sorted(str(name) for name in loading["mismatched_keys"])
+    if absent:
+        raise DataError(
+            f"{folder}: the weights do not belong to config.json: {len(absent)} tensors are missing, the first is "
+            f"{absent[0]}; fetch the model again"
+        )
     name = f"{folder.name} (RANDOM WEIGHTS, a null)" if random_weights else folder.name
     return Bert(name, model.eval(), tokenizer)
 
@@ -130,7 +148,14 @@ def random_twin(bert: Bert, seed: int) -> Bert:
 
 @torch.inference_mode()
 def gloss_outputs(bert: Bert, glosses: Sequence[str]) -> dict[str, np.ndarray]:
-    """Mean over a gloss's own tokens at each layer: ``layer_00`` (embeddings) .. -> (glosses, width)."""
+    """Mean over a gloss's own tokens at each layer: ``layer_00`` (embeddings) .. -> (glosses, width).
+
+    Raises:
+        DataError: the tokenizer knows none of the glosses.
+    """
+    pieces = [bert.tokenizer(gloss, add_special_tokens=False)["input_ids"] for gloss in glosses]
+    if all(piece in ([], [bert.tokenizer.unk_token_id]) for piece in pieces):
+        raise DataError(f"{bert.name}: the tokenizer knows none of the {len(glosses)} glosses; is it this model's own?")
     rows: list[list[np.ndarray]] = []
     for gloss in glosses:
         encoded = bert.tokenizer(gloss, return_tensors="pt", return_special_tokens_mask=True)
@@ -173,7 +198,9 @@ def geometry_table(
     table = pd.DataFrame(rows, columns=columns)
     for name in ("rsa", "cka"):
         tested = table[f"{name}_p"].notna()
-        table.loc[tested, f"{name}_q"] = false_discovery_control(table.loc[tested, f"{name}_p"])
+        table[f"{name}_q"] = np.nan
+        if tested.any():
+            table.loc[tested, f"{name}_q"] = false_discovery_control(table.loc[tested, f"{name}_p"])
     return table.assign(classes=len(classes))
 
 
@@ -182,26 +209,33 @@ def present(signs: Signs) -> list[int]:
     return sorted(set(signs.labels.tolist()))
 
 
-@torch.inference_mode()
-def head_spread(bert: Bert, glosses: Sequence[str], lengths: Sequence[int], seed: int) -> pd.DataFrame:
-    """Entropy / log T and relative distance of every head, over token sequences of given lengths.
-
-    Glosses in random order are joined until a sequence has as many tokens as a clip has frames, since both
-    statistics depend on the length. Columns layer, head, entropy, distance.
-    """
+def joined_glosses(bert: Bert, glosses: Sequence[str], lengths: Sequence[int], seed: int) -> list[list[int]]:
+    """Token sequences of given lengths: glosses drawn at random and joined, the last one cut; with special tokens."""
     generator = np.random.default_rng(seed)
     limit = int(getattr(bert.model.config, "max_position_embeddings", 512))
-    first, last = bert.tokenizer.cls_token_id, bert.tokenizer.sep_token_id
     pieces = [bert.tokenizer(gloss, add_special_tokens=False)["input_ids"] for gloss in glosses]
-    values = []
+    found = []
     for wanted in lengths:
         length = max(3, min(int(wanted), limit))
         tokens: list[int] = []
         while len(tokens) < length - 2:
             tokens += pieces[int(generator.integers(len(pieces)))]
-        ids = torch.tensor([[first, *tokens[: length - 2], last]])
+        found.append([bert.tokenizer.cls_token_id, *tokens[: length - 2], bert.tokenizer.sep_token_id])
+    return found
+
+
+@torch.inference_mode()
+def head_spread(bert: Bert, sequences: Sequence[Sequence[int]]) -> pd.DataFrame:
+    """Entropy / log T and relative distance of every head, means over token sequences.
+
+    Columns layer, head, entropy, distance. Both depend on the length of a sequence, so compare equal lengths.
+    """
+    values = []
+    for tokens in sequences:
+        length = len(tokens)
         gaps = np.abs(np.arange(length)[:, None] - np.arange(length))
-        weights = [one[0].double().numpy() for one in bert.model(ids, output_attentions=True).attentions]
+        attentions = bert.model(torch.tensor([list(tokens)]), output_attentions=True).attentions
+        weights = [one[0].double().numpy() for one in attentions]
         values.append(
             [[entropy(one).mean(1) / np.log(length), (one * gaps).sum(-1).mean(1) / gaps.mean()] for one in weights]
         )

@@ -69,4 +69,6 @@ def cka_table(outputs: Mapping[int, Mapping[str, np.ndarray]], permutations: int
         rows.append((layer_a, epoch_a, layer_b, epoch_b, value, low, high, p))
     columns = ["layer_a", "epoch_a", "layer_b", "epoch_b", "cka", "low", "high", "p"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.assign(q=false_discovery_control(table["p"]))
+    tested = table["p"].notna()
+    table.loc[tested, "q"] = false_discovery_control(table.loc[tested, "p"]) if tested.any() else np.nan
+    return table

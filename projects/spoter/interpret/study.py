@@ -20,6 +20,7 @@ from projects.spoter.batches import Inputs, to_inputs
 from projects.spoter.data import Split, Splits, load_splits
 from projects.spoter.glosses import load_glosses
 from projects.spoter.interpret.heads import long_enough
+from projects.spoter.interpret.language import Bert, load_bert
 from projects.spoter.subject import Subject, load_subject, network, split_of
 
 
@@ -105,6 +106,7 @@ class Study:
         clips: indices of the clips with at least two frames.
         names: what each class is called.
         glossed: whether the names are glosses.
+        bert: the language model, if one is named.
     """
 
     config: AnalysisConfig
@@ -117,6 +119,7 @@ class Study:
     clips: np.ndarray
     names: Sequence[str]
     glossed: bool
+    bert: Bert | None = None
 
     def model(self, epoch: int):
         """The network after an epoch, on the study's device."""
@@ -181,7 +184,8 @@ def load_study(config: AnalysisConfig, device: torch.device) -> Study:
     """Opens what the config names and checks that it belongs together.
 
     Raises:
-        DataError: an attention file is damaged, or of other data than the training's files now hold.
+        DataError: an attention file is damaged, or of other data than the training's files now hold; no language
+            model where one is named, or no glosses to compare it with.
     """
     extraction = extraction_config(config.run)
     subject = load_subject(extraction.run)
@@ -208,4 +212,5 @@ def load_study(config: AnalysisConfig, device: torch.device) -> Study:
             f"mbert: nothing to compare {config.mbert} with: the data of run {subject.run_id} have no glosses; name a "
             "list of lines 'label<TAB>gloss' with language.glosses, or leave mbert out"
         )
-    return Study(config, config.run, subject, splits, split, inputs, files, clips, names, whole)
+    bert = None if config.mbert is None else load_bert(config.mbert, config.language.random_weights)
+    return Study(config, config.run, subject, splits, split, inputs, files, clips, names, whole, bert)

@@ -158,7 +158,8 @@ function drawSkeleton(context, frame, colour, width, height) {
 function drawWeights() {
   const row = queryRow(state.frame);
   const traces = facts.epochs.map((epoch, index) => ({
-    y: rowOf(index, state.layer, state.head, row), name: epochName(epoch), mode: "lines",
+    y: rowOf(index, state.layer, state.head, row), name: epochName(epoch),
+    mode: current().frames > 1 ? "lines" : "markers",
     line: { color: index === state.epoch ? "#0072b2" : "#c9d1d9", width: index === state.epoch ? 2.5 : 1 },
     hovertemplate: `frame %{x}<br>${epochName(epoch)}: %{y:.2f}<extra></extra>`,
   }));
@@ -268,7 +269,10 @@ const KEYS = {
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.tagName === "SELECT" || (event.target.tagName === "BUTTON" && event.key === " ")) return;
+  const { id, tagName } = event.target;
+  if (tagName === "SELECT" || (tagName === "BUTTON" && event.key === " ")) return;
+  // A slider in focus keeps its own arrow keys.
+  if ((id === "epoch" || id === "frame") && event.key.startsWith("Arrow")) return;
   const action = KEYS[event.key] || (/^[0-9]$/.test(event.key) ? () => change({ head: Number(event.key) }) : null);
   if (!action) return;
   event.preventDefault();
@@ -278,6 +282,8 @@ function onKey(event) {
 function listen() {
   byId("clip").addEventListener("change", (event) => change({ clip: Number(event.target.value), key: null }));
   byId("stack").addEventListener("change", (event) => change({ stack: event.target.value }));
+  // A choice made with the pointer gives the keys back to the page.
+  for (const id of ["clip", "stack"]) byId(id).addEventListener("pointerup", (event) => setTimeout(() => event.target.blur(), 300));
   byId("epoch").addEventListener("input", (event) => change({ epoch: Number(event.target.value) }));
   byId("frame").addEventListener("input", (event) => change({ frame: Number(event.target.value) }));
   byId("play").addEventListener("click", togglePlay);

@@ -141,6 +141,16 @@ def test_deletion_curves_by_hand() -> None:
     assert area_under(np.full(len(FRACTIONS), 0.3)) == pytest.approx(0.3)
 
 
+def test_deletion_leaves_the_order_of_frames_alone() -> None:
+    model, clip = small_model(positions=True), torch.randn(8, 108)
+    importance = {"one": np.arange(8.0), "other": np.random.default_rng(0).random((3, 8))}
+    found = deletion_curves(model, clip, 1, importance, 64)
+    with torch.inference_mode():
+        whole = float(model(clip, Layout.of([8], CPU)).softmax(1)[0, 1])
+    assert found["one"][0] == pytest.approx(whole, rel=1e-5)
+    assert found["other"][0] == pytest.approx(whole, rel=1e-5)
+
+
 def test_deletion_keeps_one_frame() -> None:
     found = deletion_curves(small_model(), torch.randn(2, 108), 0, {"first": np.array([1.0, 0.0])}, 8)
     assert np.isfinite(found["first"]).all()

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save
 
 from labtrail.errors import DataError
 from labtrail.statistics import dissimilarities
 from projects.spoter.interpret import language
-from projects.spoter.interpret.comparison import NO_GLOSSES, NO_WEIGHTS, compare_language
+from projects.spoter.interpret.comparison import NO_WEIGHTS, compare_language
 from projects.spoter.interpret.heads import head_table, head_values
 from projects.spoter.interpret.study import AnalysisConfig, LanguageConfig, Study
 from tests.unit.spoter.study import memory_study
@@ -53,7 +54,11 @@ def test_gloss_outputs_leave_special_tokens_out(bert_folder: Path) -> None:
 
 def test_heads_are_measured_at_the_lengths_that_were_asked(bert_folder: Path) -> None:
     bert = language.load_bert(bert_folder, random_weights=True)
-    table = language.head_spread(bert, GLOSSES, [8, 30, 500], seed=0)
+    sequences = language.joined_glosses(bert, GLOSSES, [8, 30, 500], seed=0)
+    # 500 is more than this model has positions for.
+    assert [len(one) for one in sequences] == [8, 30, 40]
+    assert all(one[0] == bert.tokenizer.cls_token_id for one in sequences)
+    table = language.head_spread(bert, sequences)
     assert len(table) == 2 * 3
     assert table["entropy"].between(0, 1).all()
     assert table["distance"].between(0.5, 1.5).all()
@@ -70,6 +75,54 @@ def test_weights_decide_a_models_digest(bert_folder: Path, tmp_path: Path) -> No
     assert language.model_source(other).digest == language.model_source(bert_folder).digest
     (other / "model.safetensors").write_bytes(b"others")
     assert language.model_source(other).digest != language.model_source(bert_folder).digest
+
+
+def damaged(folder: Path, bert_folder: Path, name: str, content: bytes | None) -> Path:
+    shutil.copytree(bert_folder, folder)
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b"nonsense"),
+        ("config.json", b"[]"),
+        ("tokenizer.json", b'{"x": 1}'),
+        ("config.json", None),
+        ("model.safetensors", None),
+    ],
+)
+def test_damaged_folder_is_refused_in_one_line(
+    name: str, content: bytes | None, bert_folder: Path, tmp_path: Path
+) -> None:
+    folder = damaged(tmp_path / "bert", bert_folder, name, content)
+    with pytest.raises(DataError, match=r"bert: (not a readable|no) language model") as caught:
+        language.load_bert(folder, random_weights=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_weights_are_never_drawn_at_random(bert_folder: Path, tmp_path: Path) -> None:
+    weights = {f"x.{name}": tensor for name, tensor in load_file(bert_folder / "model.safetensors").items()}
+    folder = damaged(tmp_path / "bert", bert_folder, "model.safetensors", save(weights))
+    with pytest.raises(DataError, match="the weights do not belong to"):
+        language.load_bert(folder, random_weights=False)
+
+
+def test_folder_without_a_tokenizer_is_refused(bert_folder: Path, tmp_path: Path) -> None:
+    folder = damaged(tmp_path / "bert", bert_folder, "tokenizer.json", None)
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    with pytest.raises(DataError, match="no language model with its tokenizer"):
+        language.load_bert(folder, random_weights=False)
+
+
+def test_glosses_that_the_tokenizer_does_not_know_are_refused(bert_folder: Path) -> None:
+    bert = language.load_bert(bert_folder, random_weights=True)
+    with pytest.raises(DataError, match="knows none of the 2 glosses"):
+        language.gloss_outputs(bert, ["书", "喝"])
 
 
 def signs(noise: float, clips: int = 4, width: int = 12) -> language.Signs:
@@ -132,18 +185,17 @@ def test_comparison_without_weights_prints_no_number(tmp_path: Path) -> None:
     assert "tables/head_spread.csv" not in files
 
 
-def test_comparison_without_glosses_is_not_run(tmp_path: Path) -> None:
+def test_comparison_without_glosses_has_the_same_status(tmp_path: Path) -> None:
     study = memory_study(tmp_path)
-    bare = replace(study, glossed=False)
-    said, files = compare_language(bare, pd.DataFrame())
-    assert NO_GLOSSES in said
-    assert list(files) == ["mbert/status.txt"]
+    said, files = compare_language(replace(study, glossed=False), pd.DataFrame())
+    assert NO_WEIGHTS in said
+    assert files == {"mbert/status.txt": f"{NO_WEIGHTS}\n"}
 
 
 @pytest.mark.parametrize("random_weights", [True, False])
 def test_comparison_labels_its_null(random_weights: bool, tmp_path: Path, bert_folder: Path) -> None:
     config = AnalysisConfig(epochs=(1, 2), mbert=bert_folder, language=LanguageConfig(random_weights=random_weights))
-    study = memory_study(tmp_path, config)
+    study = replace(memory_study(tmp_path, config), bert=language.load_bert(bert_folder, random_weights))
     said, files = compare_language(study, heads_of(study))
     models = set(files["tables/geometry.csv"]["model"]) - {"spelling"}
     assert all("null" in name for name in models) == random_weights
