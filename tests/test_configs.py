@@ -35,6 +35,17 @@ FROZEN = {
         "train.weight_decay", "train.label_smoothing", "train.batch_size", "train.max_frames", "train.clip_norm",
         "train.milestones", "train.baseline", "model.positions",
     },
+    "pamap2": {
+        "seed", "compute.precision", "compute.threads", "data.folder", "split.protocol", "split.test_subjects",
+        "split.shares", "split.window", "split.step", "split.guard", "split.trim_s", "model.fusion", "model.encoder",
+        "model.width", "model.layers", "model.dropout", "model.heads", "model.rank", "model.missing",
+        "model.missing_rate", "model.modality_fold_size", "train.epochs", "train.batch_size", "train.accumulation",
+        "train.learning_rate", "train.clip_norm", "train.class_weights", "train.patience", "train.rotation_deg",
+    },
+    "pamap2-prepare": {
+        "seed", "compute.precision", "compute.threads", "source", "output", "hr.median", "split.protocol",
+        "export.csv", "export.tensors", "export.manifests",
+    },
     "spoter-attention": {
         "seed", "compute.precision", "compute.threads", "run", "epochs", "split", "max_frames", "export_pt",
     },
@@ -110,7 +121,7 @@ def test_tour_stops_exist() -> None:
 
 
 def test_known_datasets() -> None:
-    assert {"wlasl50", "wlasl100"} <= set(known_datasets())
+    assert {"wlasl50", "wlasl100", "pamap2"} <= set(known_datasets())
 
 
 def test_labtrail_lists_its_commands() -> None:

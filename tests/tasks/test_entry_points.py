@@ -203,7 +203,7 @@ def test_refusal_under_mlflow_keeps_its_reason(workspace: Workspace) -> None:
 def test_unknown_data_set_lists_the_valid_ones(workspace: Workspace) -> None:
     done = workspace.run("python", "-m", "projects.fetch", "--dataset", "wlasl")
     assert done.returncode == 2
-    assert done.stderr == "error: dataset 'wlasl' is unknown; valid: wlasl100, wlasl50\n"
+    assert done.stderr == "error: dataset 'wlasl' is unknown; valid: pamap2, wlasl100, wlasl50\n"
 
 
 def test_help_and_print_config(workspace: Workspace) -> None:

@@ -1,0 +1,1 @@
+"""PAMAP2: which sensors does activity recognition need?"""

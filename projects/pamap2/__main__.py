@@ -1,0 +1,45 @@
+"""``python -m projects.pamap2 [prepare]``: trains and tests fusion models; prepares their data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from labtrail.cli import run_tasks
+from labtrail.record import DataSource
+from labtrail.task import Task
+from projects.pamap2 import prepare
+from projects.pamap2.build import open_data
+from projects.pamap2.config import Pamap2Config
+from projects.pamap2.train import train
+
+
+def sources(config: Pamap2Config) -> Sequence[DataSource]:
+    """The prepared data set."""
+    dataset = open_data(config.data)
+    profile = {
+        "rows": len(dataset),
+        "subjects": len(np.unique(dataset.subjects)),
+        "activities": len(np.unique(dataset.activities)),
+    }
+    name = config.data.folder if config.data.folder == "synthetic" else "pamap2"
+    return [DataSource(name, "train", str(dataset.folder), dataset.digest, profile)]
+
+
+def title(config: Pamap2Config) -> str:
+    """Fusion, protocol and seed: ``hybrid-loso-s0``."""
+    return f"{config.model.fusion}-{config.split.protocol}-s{config.seed}"
+
+
+TASK = Task(
+    name="pamap2",
+    config=Pamap2Config,
+    function=train,
+    default=Path("configs/pamap2/synthetic.yaml"),
+    sources=sources,
+    title=title,
+)
+TASKS = (TASK, prepare.TASK)
+
+if __name__ == "__main__":
+    run_tasks(TASKS, "projects.pamap2")

@@ -1,0 +1,34 @@
+"""The baseline without deep learning: extremely randomised trees on statistics of each window (Geurts et al. 2006)."""
+
+import numpy as np
+from sklearn.ensemble import ExtraTreesClassifier
+
+from projects.pamap2.inputs import Resident
+
+_TREES = 300
+_CHUNK = 512
+
+
+def features(resident: Resident, starts: np.ndarray) -> np.ndarray:
+    """Mean, deviation, range, quartiles and mean absolute step of each channel, (n, 28 * 8), float32."""
+    parts = []
+    for begin in range(0, len(starts), _CHUNK):
+        raw = resident.windows(starts[begin : begin + _CHUNK])[0].cpu().numpy()
+        quartiles = np.quantile(raw, [0.0, 0.25, 0.5, 0.75, 1.0], axis=1)
+        steps = np.abs(np.diff(raw, axis=1)).mean(axis=1)
+        parts.append(np.concatenate([raw.mean(axis=1), raw.std(axis=1), *quartiles, steps], axis=1))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def trees_guess(resident: Resident, train: np.ndarray, test: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Classes of the test windows from trees grown on the training windows.
+
+    Args:
+        resident: the rows.
+        train, test: first rows of the windows.
+        labels: class of each row of the data set.
+        seed: of the trees.
+    """
+    trees = ExtraTreesClassifier(_TREES, class_weight="balanced", random_state=seed, n_jobs=1)
+    trees.fit(features(resident, train), labels[train])
+    return trees.predict(features(resident, test))

@@ -1,0 +1,170 @@
+"""The configs of the pamap2 tasks."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from labtrail.config import Integers, Section, TaskConfig
+
+SYNTHETIC = "synthetic"
+
+
+class SyntheticConfig(Section):
+    """The generated recordings, used where the source is named ``synthetic``."""
+
+    subjects: int = Field(default=4, ge=2, le=8)
+    """number of people, from 101 on"""
+    activities: Integers = (2, 4, 5, 12)
+    """activity ids"""
+    bouts: int = Field(default=2, ge=1)
+    """bouts of each activity and person"""
+    bout_s: float = Field(default=12.0, ge=3)
+    """mean length of a bout in seconds"""
+    noise: float = Field(default=4.0, ge=0)
+    """spread of people around an activity, in units of the sensors' noise"""
+    dropout: float = Field(default=0.002, ge=0, lt=0.5)
+    """chance of a row to lose one IMU"""
+    seed: int = Field(default=0, ge=0)
+    """seed of the recordings, apart from the seed of the run"""
+
+
+class HeartRateConfig(Section):
+    """How heart rate gets from about 9 Hz to every row."""
+
+    median: Literal["trailing", "centered", "native"] = "trailing"
+    """window of the median: the last 25 rows, 25 rows around, or the last 25 measurements"""
+
+
+class SplitConfig(Section):
+    """Which rows train, validate and test."""
+
+    protocol: Literal["contiguous", "loso", "subject106", "whole_shards"] = "contiguous"
+    """contiguous (subject-dependent), loso (each test subject in turn), subject106, or whole shards"""
+    shares: tuple[float, float, float] = (0.70, 0.15, 0.15)
+    """shares of train, validation and test rows; exact in the contiguous protocol"""
+    test_subjects: Integers = ()
+    """subjects left out one after the other; empty: all but 109; loso only"""
+    window: int = Field(default=256, ge=2, le=10000)
+    """rows of a window (100 rows are a second)"""
+    step: int = Field(default=128, ge=1)
+    """rows between the starts of two windows"""
+    guard: int | None = Field(default=None, ge=0)
+    """rows kept between windows of two splits in a bout; empty: as many as a window has"""
+    trim_s: float = Field(default=0.0, ge=0)
+    """seconds left out at either end of each bout, where labels are least certain"""
+
+    @property
+    def guard_rows(self) -> int:
+        """The guard, a window by default."""
+        return self.window if self.guard is None else self.guard
+
+
+class ExportConfig(Section):
+    """Further forms of the data, written on request."""
+
+    csv: bool = False
+    """processed/subject_<id>/activity_<id>.csv, all 55 columns"""
+    tensors: bool = False
+    """processed_tensors/subject_<id>/activity_<id>.pt, the sensors as float32"""
+    manifests: bool = False
+    """splits/{train,val,test}.txt, lines 'path,rows'"""
+
+
+class PrepareConfig(TaskConfig):
+    """From raw recordings to one array and an index."""
+
+    source: str = SYNTHETIC
+    """zip or folder of .dat files, or 'synthetic'"""
+    output: Path = Path("data/pamap2/prepared")
+    """where the data set goes; an earlier one there is replaced as a whole"""
+    hr: HeartRateConfig = HeartRateConfig()
+    split: SplitConfig = SplitConfig()
+    export: ExportConfig = ExportConfig()
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+
+class DataConfig(Section):
+    """The prepared data set."""
+
+    folder: str = SYNTHETIC
+    """folder that pamap2-prepare has written, or 'synthetic' (generated and prepared on the spot)"""
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+
+Fusion = Literal["early", "late", "hybrid", "gated", "tensor", "low_rank"]
+Missing = Literal["none", "zero", "mean_impute", "modality_dropout", "learned_token", "masked_attention"]
+# Options that only some fusions have; every other option is shared.
+_OWN_OPTIONS = {"heads": {"hybrid"}, "rank": {"low_rank"}}
+
+
+class ModelConfig(Section):
+    """Encoders of the four modalities and their fusion; one config serves every fusion."""
+
+    fusion: Fusion = "hybrid"
+    """early: joined channels; late: mean of logits; hybrid: attention over tokens; gated, tensor, low_rank"""
+    encoder: Literal["cnn", "lstm", "transformer"] = "cnn"
+    """what turns a modality's window into tokens"""
+    width: int = Field(default=32, ge=4, le=1024)
+    """width of a token"""
+    layers: int = Field(default=3, ge=1, le=8)
+    """layers of an encoder; a CNN halves the length with each"""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """dropout rate before the classifier"""
+    heads: int | None = Field(default=None, ge=1)
+    """attention heads, hybrid only; empty: 4"""
+    rank: int | None = Field(default=None, ge=1)
+    """rank of the factors, low_rank only; empty: 8"""
+    missing: Missing = "none"
+    """what stands for a missing modality; masked_attention and learned_token never look at its contents"""
+    missing_rate: float = Field(default=0.4, ge=0, lt=1)
+    """chance of each modality to be left out of a training window, where missing is trained for"""
+    modality_fold_size: int = Field(default=0, ge=0)
+    """modalities encoded at once, to save memory; 0: all; the logits are the same"""
+
+    @model_validator(mode="after")
+    def _options_fit_the_fusion(self) -> "ModelConfig":
+        for name, fusions in _OWN_OPTIONS.items():
+            if getattr(self, name) is not None and self.fusion not in fusions:
+                raise ValueError(
+                    f"{name} belongs to {', '.join(sorted(fusions))}; fusion {self.fusion} has no such option"
+                )
+        if self.missing == "masked_attention" and self.fusion in ("early", "tensor", "low_rank"):
+            raise ValueError(
+                f"missing: masked_attention needs late, hybrid or gated; fusion {self.fusion} cannot leave one out"
+            )
+        return self
+
+
+class TrainConfig(Section):
+    """The optimisation."""
+
+    epochs: int = Field(default=25, ge=1)
+    """passes over the training windows, of each fold"""
+    batch_size: int = Field(default=32, ge=2)
+    """windows of a pass, in each process"""
+    accumulation: int = Field(default=1, ge=1)
+    """passes of an update"""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """peak of the one-cycle schedule"""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """decoupled weight decay"""
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    """share of the target spread over all classes"""
+    class_weights: bool = True
+    """weighs classes by the inverse of their number of training windows"""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """largest norm of an update's gradient"""
+    rotation_deg: float = Field(default=20.0, ge=0)
+    """standard deviation of a random rotation of each IMU in each training window"""
+    patience: int = Field(default=0, ge=0)
+    """epochs without a better validation score after which a fold ends; 0: never"""
+
+
+class Pamap2Config(TaskConfig):
+    """Everything that decides the outcome of a pamap2 run."""
+
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()

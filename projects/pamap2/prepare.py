@@ -1,0 +1,106 @@
+"""The task pamap2-prepare: raw recordings to one array with an index, with a report on the data's quality."""
+
+from collections.abc import Generator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+
+from labtrail.checkpoint import Checkpoint
+from labtrail.config import fingerprint
+from labtrail.errors import DataError
+from labtrail.files import sha256_of
+from labtrail.launch import require_one_process
+from labtrail.record import DataSource, Record, named
+from labtrail.task import Task
+from projects.pamap2.build import build
+from projects.pamap2.config import SYNTHETIC, PrepareConfig
+from projects.pamap2.dataset import INDEX, Dataset, bout_of_rows, load_dataset
+from projects.pamap2.export import write_exports
+from projects.pamap2.folds import make_folds
+from projects.pamap2.quality import bout_table, quality_figures
+from projects.pamap2.synthetic import write_recordings
+
+NAME = "pamap2-prepare"
+
+
+def source_path(config: PrepareConfig) -> Path:
+    """Where the recordings are; generates the synthetic ones."""
+    return write_recordings(config.synthetic) / "Protocol" if config.source == SYNTHETIC else Path(config.source)
+
+
+def sources(config: PrepareConfig) -> Sequence[DataSource]:
+    """The zip, or the folder by the digests of its files."""
+    path = source_path(config)
+    if path.is_dir():
+        files = sorted(path.rglob("*.dat"))
+        digest = fingerprint([(str(file.relative_to(path)), sha256_of(file)) for file in files])
+    elif path.is_file():
+        digest = sha256_of(path)
+    else:
+        raise DataError(f"{path}: expected the data set's zip or a folder of .dat files, found nothing there")
+    return [DataSource(path.name, "source", str(path), digest)]
+
+
+def missing(config: PrepareConfig) -> bool:
+    """Whether the prepared data are not where a finished run has put them."""
+    return not (config.output / INDEX).is_file()
+
+
+def prepare(config: PrepareConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+    """One Record with the counts, tables and figures of the data set that is then in place."""
+    require_one_process(accelerator, NAME)
+    gaps = build(source_path(config), config.output, config.hr.median, partial(write_exports, config))
+    dataset = load_dataset(config.output)
+    bouts = bout_of_rows(dataset.seconds, dataset.subjects, dataset.activities)
+    files: dict[str, Any] = {
+        "tables/quality.csv": gaps,
+        "tables/bouts.csv": bout_table(dataset, bouts),
+        "tables/split.csv": proof_table(dataset, config),
+        **quality_figures(dataset, bouts, gaps),
+    }
+    yield Record(0, named("data", _counts(dataset, bouts, gaps)), files)
+
+
+def proof_table(dataset: Dataset, config: PrepareConfig) -> pd.DataFrame:
+    """Windows and activities of each split in each fold; folds are proven free of leaks as they are made.
+
+    Columns fold, split, windows, activities.
+    """
+    rows = []
+    for fold in make_folds(dataset, config.split, config.seed):
+        for name in ("train", "validation", "test"):
+            starts = getattr(fold, name)
+            rows.append((fold.name, name, len(starts), len(np.unique(dataset.activities[starts]))))
+    return pd.DataFrame(rows, columns=["fold", "split", "windows", "activities"])
+
+
+def _counts(dataset: Dataset, bouts: np.ndarray, gaps: pd.DataFrame) -> dict[str, float]:
+    sums = gaps.groupby("group")[["missing", "rows"]].sum()
+    return {
+        "rows": float(len(dataset)),
+        "subjects": float(len(np.unique(dataset.subjects))),
+        "activities": float(len(np.unique(dataset.activities))),
+        "bouts": float(bouts[-1] + 1),
+        **{f"missing_{group}": float(row["missing"] / row["rows"]) for group, row in sums.iterrows()},
+    }
+
+
+def title(config: PrepareConfig) -> str:
+    """Short name of the run: ``prepare-synthetic``."""
+    return f"prepare-{Path(config.source).name.split('.')[0][:40]}"
+
+
+TASK = Task(
+    name=NAME,
+    config=PrepareConfig,
+    function=prepare,
+    default=Path("configs/pamap2-prepare/synthetic.yaml"),
+    sources=sources,
+    missing=missing,
+    title=title,
+    experiment="pamap2",
+)

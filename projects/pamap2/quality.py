@@ -1,0 +1,91 @@
+"""What the data are like: rows, gaps and missing values, as tables and pictures."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from labtrail.figures import COLOURS, heat_maps
+from projects.pamap2.dataset import Dataset
+from projects.pamap2.recording import Recording
+from projects.pamap2.schema import ACTIVITIES, PLACES, SENSORS
+
+_GROUPS = ("heart_rate", *PLACES)
+
+
+def quality_table(recording: Recording) -> pd.DataFrame:
+    """Missing values of one subject before anything is filled; columns subject, group, sensor, rows, missing, share."""
+    missing = np.isnan(recording.values).sum(axis=0)
+    rows = len(recording.values)
+    groups = [next(group for group in _GROUPS if name.startswith(group)) for name in SENSORS]
+    table = pd.DataFrame({"group": groups, "sensor": SENSORS, "rows": rows, "missing": missing})
+    table.insert(0, "subject", recording.subject)
+    return table.assign(share=missing / rows)
+
+
+def bout_table(dataset: Dataset, bouts: np.ndarray) -> pd.DataFrame:
+    """One row per bout: subject, activity, name, start, rows, length and the gap before it; times in seconds."""
+    starts = np.flatnonzero(np.diff(bouts, prepend=-1) != 0)
+    stops = np.append(starts[1:], len(bouts))
+    seconds = np.asarray(dataset.seconds)
+    gap = np.append(np.nan, seconds[starts[1:]] - seconds[stops[:-1] - 1])
+    gap[np.append(True, np.diff(dataset.subjects[starts]) != 0)] = np.nan
+    activities = dataset.activities[starts]
+    return pd.DataFrame(
+        {
+            "subject": dataset.subjects[starts],
+            "activity": activities,
+            "name": [ACTIVITIES[int(one)] for one in activities],
+            "start_s": seconds[starts],
+            "rows": stops - starts,
+            "length_s": seconds[stops - 1] - seconds[starts],
+            "gap_before_s": gap,
+        }
+    )
+
+
+def quality_figures(dataset: Dataset, bouts: np.ndarray, raw: pd.DataFrame) -> dict[str, Any]:
+    """Rows by subject and activity, missing shares by sensor and subject, bout lengths, and heart rate over time."""
+    rows = pd.crosstab(np.asarray(dataset.activities), np.asarray(dataset.subjects))
+    names = [f"{activity} {ACTIVITIES[int(activity)]}" for activity in rows.index]
+    subjects = [str(subject) for subject in rows.columns]
+    counts = heat_maps({"rows": rows.to_numpy() / 1000}, names, subjects, "1000 rows", "Rows by activity and subject")
+    missing = raw.pivot(index="sensor", columns="subject", values="share").reindex(list(SENSORS))
+    gaps = heat_maps(
+        {"missing": missing.to_numpy()}, list(missing.index), [str(one) for one in missing.columns], "share of rows",
+        "Missing values before filling",
+    )  # fmt: skip
+    return {
+        "figures/rows.png": counts,
+        "figures/missing.png": gaps,
+        "figures/bouts.png": _bout_lengths(bout_table(dataset, bouts)),
+        "figures/heart_rate.png": _heart_rate(dataset),
+    }
+
+
+def _bout_lengths(table: pd.DataFrame) -> Figure:
+    names = sorted(table["activity"].unique())
+    figure = Figure(figsize=(7, 0.3 * len(names) + 1.6), layout="constrained")
+    axis = figure.subplots()
+    for place, activity in enumerate(names):
+        own = table[table["activity"] == activity]
+        axis.plot(own["length_s"], np.full(len(own), place), "o", color=COLOURS[0], alpha=0.5)
+    axis.set_yticks(range(len(names)), [f"{one} {ACTIVITIES[int(one)]}" for one in names], fontsize=8)
+    axis.set(xlabel="seconds", title="Length of each bout")
+    axis.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def _heart_rate(dataset: Dataset) -> Figure:
+    subjects = np.unique(dataset.subjects)
+    figure = Figure(figsize=(9, 1.3 * len(subjects) + 0.8), layout="constrained")
+    figure.suptitle("Heart rate after filling and smoothing (rows of activity 0 are gone)")
+    column = SENSORS.index("heart_rate")
+    axes = np.atleast_1d(figure.subplots(len(subjects), 1))
+    for axis, subject in zip(axes, subjects, strict=True):
+        own = np.flatnonzero(dataset.subjects == subject)[::100]
+        axis.plot(dataset.seconds[own], dataset.values[own, column], ".", markersize=2, color=COLOURS[1])
+        axis.set_ylabel(f"{subject}\nbeats/min", fontsize=8)
+    axes[-1].set_xlabel("seconds")
+    return figure

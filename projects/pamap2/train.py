@@ -1,0 +1,218 @@
+"""How a fusion model is trained: fold after fold, each from fresh weights to its one look at the test windows."""
+
+import math
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW, Optimizer
+from tqdm import tqdm
+
+from labtrail.checkpoint import Checkpoint
+from labtrail.launch import require_one_process
+from labtrail.record import Record, named
+from labtrail.seeding import reseed
+from projects.pamap2.baseline import trees_guess
+from projects.pamap2.build import open_data
+from projects.pamap2.config import Pamap2Config, TrainConfig
+from projects.pamap2.evaluate import macro_f1, predict, scores
+from projects.pamap2.folds import Classes, Fold, classes_of, make_folds
+from projects.pamap2.inputs import CHANNELS, Resident, make_resident, rotated
+from projects.pamap2.model import FusionModel
+from projects.pamap2.outcome import outcome_files
+
+
+class State(nn.Module):
+    """Everything a fold has learnt, so that one checkpoint holds it.
+
+    Attributes:
+        current: the network in training.
+        best: its weights at the best validation score of this fold.
+        best_score, best_loss, stale: that score, the loss beside it, and epochs since.
+        logits: of the test windows of all folds, joined; filled as folds end.
+        trees: classes that the baseline gives these windows.
+    """
+
+    def __init__(self, config: Pamap2Config, classes: int, windows: int) -> None:
+        super().__init__()
+        self.current = FusionModel(config.model, CHANNELS, classes)
+        self.best = FusionModel(config.model, CHANNELS, classes).requires_grad_(False)
+        self.best_score: Tensor
+        self.best_loss: Tensor
+        self.stale: Tensor
+        self.logits: Tensor
+        self.trees: Tensor
+        self.register_buffer("best_score", torch.tensor(-1.0))
+        self.register_buffer("best_loss", torch.tensor(math.inf))
+        self.register_buffer("stale", torch.tensor(0))
+        self.register_buffer("logits", torch.zeros(windows, classes))
+        self.register_buffer("trees", torch.zeros(windows, dtype=torch.int64))
+
+    def begin(self, config: Pamap2Config, classes: int, optimizer: Optimizer) -> None:
+        """Fresh weights and an optimizer without memory, in place."""
+        self.current.load_state_dict(FusionModel(config.model, CHANNELS, classes).state_dict())
+        optimizer.state.clear()
+        self.best_score.fill_(-1.0)
+        self.best_loss.fill_(math.inf)
+        self.stale.zero_()
+
+    def judge(self, score: float, loss: float) -> None:
+        """Keeps the weights if they are the best of the fold; of equal scores the lower loss is better."""
+        if (score, -loss) > (float(self.best_score), -float(self.best_loss)):
+            self.best.load_state_dict(self.current.state_dict())
+            self.best_score.fill_(score)
+            self.best_loss.fill_(loss)
+            self.stale.zero_()
+        else:
+            self.stale += 1
+
+
+def train(config: Pamap2Config, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:
+    """One Record per epoch, folds one after the other, and a last one over the test windows of all folds."""
+    require_one_process(accelerator, "pamap2")
+    dataset = open_data(config.data)
+    classes, folds = classes_of(dataset), make_folds(dataset, config.split, config.seed)
+    reseed(config.seed)
+    count = len(classes.ids)
+    state = State(config, count, sum(len(fold.test) for fold in folds))
+    optimizer = AdamW(state.current.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay)
+    state, optimizer = accelerator.prepare(state, optimizer)
+    progress = checkpoint.restore(state, optimizer)
+    epochs, resident, opened = config.train.epochs, None, -1
+
+    for step in range(progress.epoch, epochs * len(folds)):
+        number, epoch = divmod(step, epochs)
+        fold = folds[number]
+        if resident is None or opened != number:
+            resident = make_resident(dataset.values, classes.labels, fold, config.split.window, accelerator.device)
+            opened = number
+        reseed(config.seed, number, epoch)
+        if epoch == 0:
+            state.begin(config, count, optimizer)
+        metrics = {}
+        if not config.train.patience or int(state.stale) <= config.train.patience:
+            trained = train_epoch(state.current, optimizer, resident, fold, config, epoch, accelerator)
+            logits, _ = predict(state.current, resident, fold.validation)
+            validation = scores(logits, classes.labels[fold.validation])
+            state.judge(validation["macro_f1"], validation["nll"])
+            metrics = named("train", trained) | named("validation", validation)
+        files = _close(state, config, resident, folds, number, classes) if epoch == epochs - 1 else {}
+        progress.epoch = step + 1
+        yield Record(step, metrics, files)
+
+    yield _outcome(config, state, dataset.subjects, folds, classes)
+
+
+def train_epoch(
+    model: FusionModel,
+    optimizer: Optimizer,
+    resident: Resident,
+    fold: Fold,
+    config: Pamap2Config,
+    epoch: int,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """One pass over the training windows of a fold; mean loss and accuracy with all modalities there."""
+    model.train()
+    train = config.train
+    generator = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
+    order = np.random.default_rng((config.seed, int(torch.initial_seed() % 2**31))).permutation(len(fold.train))
+    passes = np.array_split(order, math.ceil(len(order) / train.batch_size))
+    updates = [passes[first : first + train.accumulation] for first in range(0, len(passes), train.accumulation)]
+    weights = (
+        class_weights(resident.labels[torch.from_numpy(fold.train)], model.classes) if train.class_weights else None
+    )
+    total, correct = torch.zeros(2, device=resident.values.device)
+    bar = tqdm(updates, desc=f"fold {fold.name} epoch {epoch}", unit="update", leave=False, disable=None)
+    for index, update in enumerate(bar):
+        for group in optimizer.param_groups:
+            group["lr"] = one_cycle(train, epoch + index / len(updates))
+        size = sum(len(part) for part in update)
+        for part in update:
+            raw, labels = resident.windows(fold.train[part])
+            windows = resident.normalised(rotated(raw, train.rotation_deg, generator))
+            loss, logits = window_loss(model, windows, labels, weights, train.label_smoothing, generator)
+            accelerator.backward(loss * (len(part) / size))
+            total += loss.detach() * len(part)
+            correct += (logits.argmax(1) == labels).sum()
+        accelerator.clip_grad_norm_(model.parameters(), train.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"loss": float(total) / len(order), "accuracy": float(correct) / len(order)}
+
+
+def window_loss(
+    model: FusionModel,
+    windows: list[Tensor],
+    labels: Tensor,
+    weights: Tensor | None,
+    smoothing: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy with all modalities there and, where missing ones are trained for, with a random subset of them.
+
+    Returns:
+        The mean loss, and the logits with all modalities, (B, K).
+    """
+    there = torch.ones(len(labels), len(windows), dtype=torch.bool, device=labels.device)
+    logits = model(windows, there).logits
+    loss = _mean_loss(logits, labels, weights, smoothing)
+    if model.config.missing in ("modality_dropout", "learned_token", "masked_attention"):
+        kept = torch.rand(there.shape, generator=generator) >= model.config.missing_rate
+        # A window with nothing left teaches nothing: it keeps everything.
+        kept[~kept.any(1)] = True
+        loss = (loss + _mean_loss(model(windows, kept.to(there.device)).logits, labels, weights, smoothing)) / 2
+    return loss, logits
+
+
+def _mean_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
+    losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+    return (losses if weights is None else losses * weights[labels]).mean()
+
+
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """Inverse frequency of each class among the training windows, 1 on average over windows; 0 for absent ones."""
+    counts = torch.bincount(labels, minlength=classes).float()
+    present = counts > 0
+    return torch.where(present, len(labels) / (present.sum() * counts.clamp(min=1)), 0.0)
+
+
+def one_cycle(config: TrainConfig, epoch: float) -> float:
+    """The one-cycle rate (Smith & Topin 2018) at a moment of a fold; a pure function, so nothing has to be saved."""
+    peak, warm = config.learning_rate, 0.3 * config.epochs
+    if epoch < warm:
+        return peak * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * epoch / warm)))
+    return peak * 0.5 * (1 + math.cos(math.pi * (epoch - warm) / (config.epochs - warm)))
+
+
+def _close(
+    state: State, config: Pamap2Config, resident: Resident, folds: list[Fold], number: int, classes: Classes
+) -> dict[str, Any]:
+    """The fold's one look at its test windows, by its best weights; the weights become an artifact."""
+    fold = folds[number]
+    first = sum(len(one.test) for one in folds[:number])
+    part = slice(first, first + len(fold.test))
+    logits, _ = predict(state.best, resident, fold.test)
+    state.logits[part] = torch.from_numpy(logits).to(state.logits)
+    guesses = trees_guess(resident, fold.train, fold.test, classes.labels, config.seed)
+    state.trees[part] = torch.from_numpy(guesses).to(state.trees)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.best.state_dict().items()}
+    return {f"checkpoints/fold_{fold.name}.safetensors": save(tensors)}
+
+
+def _outcome(config: Pamap2Config, state: State, subjects: np.ndarray, folds: list[Fold], classes: Classes) -> Record:
+    """The test windows of all folds together, beside the baseline on the same windows."""
+    starts = np.concatenate([fold.test for fold in folds])
+    labels, logits = classes.labels[starts], state.logits.cpu().numpy()
+    trees = state.trees.cpu().numpy()
+    metrics = scores(logits, labels)
+    metrics["baseline_extratrees_macro_f1"] = macro_f1(labels, trees)
+    metrics["unanswerable_windows"] = float(sum(fold.unanswerable for fold in folds))
+    metrics["baseline_extratrees_accuracy"] = float((trees == labels).mean())
+    files = outcome_files(logits, trees, labels, np.asarray(subjects)[starts], folds, classes)
+    return Record(config.train.epochs * len(folds), named("test", metrics), files)
