@@ -1,6 +1,9 @@
 """Imports go downward only: the platform knows no project, and few modules know MLflow."""
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +74,18 @@ def test_no_circle_among_modules() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (ROOT / "projects").iterdir() if (path / "__main__.py").is_file())
+)
+def test_projects_are_importable_without_mlflow(name: str) -> None:
+    """A typo is answered before MLflow is loaded, and machines without it can run the science."""
+    code = f"import sys; sys.modules['mlflow'] = None; import projects.{name}.__main__"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": "src:."}, check=False
+    )
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from labtrail.checkpoint import Checkpoint
 from labtrail.files import sha256_of
 from labtrail.launch import require_one_process
-from labtrail.query import artifact
 from labtrail.record import DataSource, Record, named
 from labtrail.task import Task
 from projects.spoter.attention import file_name
@@ -41,6 +40,8 @@ NAME = "spoter-analysis"
 
 def sources(config: AnalysisConfig) -> Sequence[DataSource]:
     """The split, the checkpoints, the attention files, and the glosses and the language model if they are named."""
+    from labtrail.query import artifact
+
     extraction = extraction_config(config.run)
     found = study_sources(load_subject(extraction.run), extraction.split, config.epochs)
     for epoch in config.epochs:

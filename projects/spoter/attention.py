@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 
+from labtrail import contract
 from labtrail.checkpoint import Checkpoint
 from labtrail.config import Integers, TaskConfig
 from labtrail.launch import require_one_process
-from labtrail.query import LATEST, find_run
 from labtrail.record import DataSource, Record, named
 from labtrail.task import Task
 from projects.spoter.attention_file import to_bytes, to_samples
@@ -29,7 +29,7 @@ FOLDER = "attention"
 class AttentionConfig(TaskConfig):
     """Whose attention is extracted, and where it looks."""
 
-    run: str = LATEST
+    run: str = contract.LATEST
     """finished training run: its id, 'latest', or an MLflow filter that one run meets"""
     epochs: Integers = ()
     """epochs, as 10,50,100; 0 is the network before training; empty: all whose checkpoints the run kept"""
@@ -43,6 +43,8 @@ class AttentionConfig(TaskConfig):
 
 def resolve(config: AttentionConfig) -> AttentionConfig:
     """The config with the run's id and the epochs written out."""
+    from labtrail.query import find_run
+
     run_id = find_run(config.run, TRAINING)["run_id"]
     return config.model_copy(update={"run": run_id, "epochs": chosen_epochs(run_id, config.epochs)})
 

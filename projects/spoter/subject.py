@@ -8,7 +8,6 @@ from labtrail.checkpoint import load_portable
 from labtrail.config import load_config
 from labtrail.errors import DataError, QueryError
 from labtrail.files import sha256_of
-from labtrail.query import artifact, artifact_names, find_run
 from labtrail.record import DataSource
 from labtrail.seeding import reseed
 from projects.spoter.config import SpoterConfig
@@ -40,6 +39,8 @@ def load_subject(run_id: str) -> Subject:
     Raises:
         QueryError: it is not there, not a training run, or has not finished.
     """
+    from labtrail.query import artifact, find_run
+
     row = find_run(run_id, TRAINING)
     config = load_config(SpoterConfig, artifact(row["run_id"], contract.CONFIG_FILE))
     return Subject(row["run_id"], row["name"], config)
@@ -47,6 +48,8 @@ def load_subject(run_id: str) -> Subject:
 
 def known_epochs(run_id: str) -> tuple[int, ...]:
     """Epochs whose weights the run has kept, ascending."""
+    from labtrail.query import artifact_names
+
     names = artifact_names(run_id, contract.CHECKPOINTS)
     kept = [name.removeprefix("epoch_").removesuffix(".pt") for name in names if name.startswith("epoch_")]
     return tuple(sorted(int(number) for number in kept))
@@ -82,6 +85,8 @@ def network(subject: Subject, epoch: int, classes: int) -> Spoter:
         DataError: the checkpoint has another number of classes than the data.
         CheckpointError: it cannot be read.
     """
+    from labtrail.query import artifact
+
     reseed(subject.config.seed)
     model = Spoter(subject.config.model, classes)
     if epoch != UNTRAINED:
@@ -99,6 +104,8 @@ def network(subject: Subject, epoch: int, classes: int) -> Spoter:
 
 def study_sources(subject: Subject, split_name: str, epochs: Sequence[int]) -> list[DataSource]:
     """What a study of a run reads: one split, and one checkpoint for each epoch."""
+    from labtrail.query import artifact
+
     splits = load_splits(subject.config.data)
     split = split_of(splits, split_name)
     found = [source_of(split, splits, getattr(subject.config.data, split_name))]

@@ -27,6 +27,10 @@ BEST_PREFIX = "best"
 CHECKPOINTS = "checkpoints"
 
 
+# How a config names the newest finished run of a task.
+LATEST = "latest"
+
+
 def end_of(tags: Mapping[str, str], status: str) -> str:
     """How a run really ended: its own word, since ``mlflow run`` overwrites the status (KILLED and even FINISHED)."""
     return tags.get(ENDED, status)

@@ -17,7 +17,6 @@ from labtrail import contract, store
 from labtrail.errors import QueryError
 from labtrail.files import remove
 
-LATEST = "latest"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _SHOWN = 5
 
@@ -124,18 +123,18 @@ def find_run(wanted: str, task: str, client: MlflowClient | None = None) -> pd.S
     client = client or store.connect()
     if _RUN_ID.fullmatch(wanted):
         return _row_of(_run_by_id(wanted, task, client), task)
-    condition = f"tags.`{contract.TASK}` = '{task}'" + ("" if wanted == LATEST else f" and {wanted}")
+    condition = f"tags.`{contract.TASK}` = '{task}'" + ("" if wanted == contract.LATEST else f" and {wanted}")
     try:
         runs = store.search(client, condition, order_by=["attributes.start_time DESC"])
     except MlflowException as error:
         raise QueryError(
-            f"run {wanted!r}: neither a run id nor '{LATEST}' nor a filter that MLflow understands: "
+            f"run {wanted!r}: neither a run id nor '{contract.LATEST}' nor a filter that MLflow understands: "
             f"{str(error).splitlines()[0]}"
         ) from error
     finished = [one for one in runs if _is_result(one)]
     if not finished:
         raise QueryError(f"run {wanted!r}: no finished run of task {task}{_known(task, client)}")
-    if len(finished) > 1 and wanted != LATEST:
+    if len(finished) > 1 and wanted != contract.LATEST:
         raise QueryError(f"run {wanted!r}: {len(finished)} finished runs of task {task}: {_listed(finished)}; name one")
     return _row_of(finished[0], task)
 

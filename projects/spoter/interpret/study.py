@@ -12,7 +12,6 @@ from pydantic import Field
 from labtrail import contract
 from labtrail.config import Integers, Section, TaskConfig, load_config
 from labtrail.errors import DataError, QueryError
-from labtrail.query import LATEST, artifact, find_run
 from projects.spoter import attention
 from projects.spoter.attention import AttentionConfig
 from projects.spoter.attention_file import AttentionFile
@@ -76,7 +75,7 @@ class ViewerConfig(Section):
 class AnalysisConfig(TaskConfig):
     """What is analysed, and how much of it."""
 
-    run: str = LATEST
+    run: str = contract.LATEST
     """finished spoter-attention run (or the training it was extracted from): id, 'latest', or an MLflow filter"""
     epochs: Integers = ()
     """epochs of the extraction that are analysed; empty: all"""
@@ -144,6 +143,8 @@ def find_extraction(wanted: str) -> str:
     Raises:
         QueryError: there is none, or several of one training.
     """
+    from labtrail.query import find_run
+
     try:
         return find_run(wanted, attention.NAME)["run_id"]
     except QueryError as error:
@@ -158,6 +159,8 @@ def find_extraction(wanted: str) -> str:
 
 def extraction_config(run_id: str) -> AttentionConfig:
     """What an extraction ran with."""
+    from labtrail.query import artifact
+
     return load_config(AttentionConfig, artifact(run_id, contract.CONFIG_FILE))
 
 
@@ -187,6 +190,8 @@ def load_study(config: AnalysisConfig, device: torch.device) -> Study:
         DataError: an attention file is damaged, or of other data than the training's files now hold; no language
             model where one is named, or no glosses to compare it with.
     """
+    from labtrail.query import artifact
+
     extraction = extraction_config(config.run)
     subject = load_subject(extraction.run)
     splits = load_splits(subject.config.data)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from plotly.offline import get_plotlyjs
 
 from labtrail.statistics import entropy
 from projects.spoter.interpret.study import Study
@@ -49,6 +48,8 @@ def write_viewer(study: Study) -> str:
 
 
 def _page(packed: Packed) -> str:
+    from plotly.offline import get_plotlyjs
+
     facts = json.dumps(packed.facts, ensure_ascii=True).replace("<", "\\u003c")
     parts = {
         "@FACTS@": facts,

@@ -50,7 +50,7 @@ def test_page_holds_every_weight_to_a_byte(tmp_path: Path) -> None:
 
 
 def test_long_clips_are_thinned_to_keep_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewer, "get_plotlyjs", lambda: "")
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "")
     whole = viewer.write_viewer(memory_study(tmp_path))
     limit = (len(whole) - 500) * 1e-6
     config = AnalysisConfig(epochs=(1, 2), viewer=ViewerConfig.model_construct(clips=20, megabytes=limit))
