@@ -113,7 +113,9 @@ def _outcome(stop: Stop, overrides: dict[str, str]) -> dict[str, Any]:
 
 def _closing_words(table: pd.DataFrame) -> str:
     runs, experiments = table["run_id"].tolist(), table["experiment_id"].unique().tolist()
-    shown = table.drop(columns="experiment_id").to_string(index=False, float_format=lambda value: f"{value:.3f}")
+    shown = table.drop(columns="experiment_id").to_string(
+        index=False, na_rep="", float_format=lambda value: f"{value:.3f}"
+    )
     charts = "\n".join(f"  charts    {links.experiment_chart(_UI, experiment)}" for experiment in experiments)
     return (
         "\nResults on SYNTHETIC data (they show that everything works, and nothing about signs or people):\n\n"

@@ -42,6 +42,7 @@ FROZEN = {
         "model.missing_rate", "model.modality_fold_size", "train.epochs", "train.batch_size", "train.accumulation",
         "train.learning_rate", "train.clip_norm", "train.class_weights", "train.patience", "train.rotation_deg",
     },
+    "pamap2-robustness": {"seed", "compute.precision", "compute.threads", "run", "noise"},
     "pamap2-prepare": {
         "seed", "compute.precision", "compute.threads", "source", "output", "hr.median", "split.protocol",
         "export.csv", "export.tensors", "export.manifests",

@@ -1,4 +1,4 @@
-"""``python -m projects.pamap2 [prepare]``: trains and tests fusion models; prepares their data."""
+"""``python -m projects.pamap2 [prepare|robustness]``: trains and tests fusion models; their data and limits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from labtrail.cli import run_tasks
 from labtrail.record import DataSource
 from labtrail.task import Task
-from projects.pamap2 import prepare
+from projects.pamap2 import prepare, robustness
 from projects.pamap2.build import open_data
 from projects.pamap2.config import Pamap2Config
 from projects.pamap2.train import train
@@ -39,7 +39,7 @@ TASK = Task(
     sources=sources,
     title=title,
 )
-TASKS = (TASK, prepare.TASK)
+TASKS = (TASK, prepare.TASK, robustness.TASK)
 
 if __name__ == "__main__":
     run_tasks(TASKS, "projects.pamap2")

@@ -73,6 +73,9 @@ class FusionModel(nn.Module):
         joined = config.fusion == "early"
         self.encoders = nn.ModuleList(Encoder(config, size) for size in ([sum(channels)] if joined else channels))
         self.tokens = nn.ParameterList(torch.randn(size) * 0.02 for size in channels)
+        # Raw zeros in normalised units; known once the training windows are (`know_scale`).
+        for index, size in enumerate(channels):
+            self.register_buffer(f"zero_{index}", torch.zeros(size))
         self.dropout = nn.Dropout(config.dropout)
         if config.fusion == "late":
             self.heads = nn.ModuleList(nn.Linear(width, classes) for _ in channels)
@@ -110,11 +113,19 @@ class FusionModel(nn.Module):
         encoded = self._encode(windows)
         return getattr(self, f"_{self.config.fusion}")(encoded, self._seen(present_BM))
 
+    def know_scale(self, means: Sequence[Tensor], deviations: Sequence[Tensor]) -> None:
+        """Takes over where raw zeros lie after normalisation, for ``missing: zero``."""
+        for index, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
+            self.get_buffer(f"zero_{index}").copy_(-mean / deviation)
+
     def _replaced(self, x_BWC: Tensor, index: int, present_B: Tensor) -> Tensor:
         """What the network reads in place of a missing window; after normalisation 0 is the mean of the train rows."""
-        if self.config.missing == "none":
-            return x_BWC
-        filler = self.tokens[index] if self.config.missing == "learned_token" else torch.zeros_like(self.tokens[index])
+        if self.config.missing == "learned_token":
+            filler = self.tokens[index]
+        elif self.config.missing == "zero":
+            filler = self.get_buffer(f"zero_{index}")
+        else:
+            filler = torch.zeros_like(self.tokens[index])
         return torch.where(present_B[:, None, None], x_BWC, filler)
 
     def _seen(self, present_BM: Tensor) -> Tensor:

@@ -53,10 +53,10 @@ def generate(subject: int, config: SyntheticConfig) -> np.ndarray:
 def _style(activity: int, config: SyntheticConfig) -> dict[str, np.ndarray]:
     generator = np.random.default_rng((config.seed, 10_000 + activity))
     return {
-        "posture": generator.normal(0, 1.0, (len(PLACES), 9)),
-        "strength": generator.uniform(0.1, 1.0, (len(PLACES), 9)),
+        "posture": generator.normal(0, 0.2, (len(PLACES), 9)),
+        "strength": generator.uniform(0.2, 0.8, (len(PLACES), 9)),
         "rhythm": generator.uniform(0.6, 3.0, len(PLACES)),
-        "heart_rate": np.array(generator.uniform(70, 160)),
+        "heart_rate": np.array(generator.uniform(90, 130)),
     }
 
 

@@ -22,7 +22,7 @@ from projects.pamap2.build import open_data
 from projects.pamap2.config import Pamap2Config, TrainConfig
 from projects.pamap2.evaluate import macro_f1, predict, scores
 from projects.pamap2.folds import Classes, Fold, classes_of, make_folds
-from projects.pamap2.inputs import CHANNELS, Resident, make_resident, rotated
+from projects.pamap2.inputs import CHANNELS, Resident, Scale, make_resident, rotated
 from projects.pamap2.model import FusionModel
 from projects.pamap2.outcome import outcome_files
 
@@ -53,9 +53,10 @@ class State(nn.Module):
         self.register_buffer("logits", torch.zeros(windows, classes))
         self.register_buffer("trees", torch.zeros(windows, dtype=torch.int64))
 
-    def begin(self, config: Pamap2Config, classes: int, optimizer: Optimizer) -> None:
+    def begin(self, config: Pamap2Config, classes: int, optimizer: Optimizer, scale: Scale) -> None:
         """Fresh weights and an optimizer without memory, in place."""
         self.current.load_state_dict(FusionModel(config.model, CHANNELS, classes).state_dict())
+        self.current.know_scale(scale.means, scale.deviations)
         optimizer.state.clear()
         self.best_score.fill_(-1.0)
         self.best_loss.fill_(math.inf)
@@ -93,7 +94,7 @@ def train(config: Pamap2Config, accelerator: Accelerator, checkpoint: Checkpoint
             opened = number
         reseed(config.seed, number, epoch)
         if epoch == 0:
-            state.begin(config, count, optimizer)
+            state.begin(config, count, optimizer, resident.scale)
         metrics = {}
         if not config.train.patience or int(state.stale) <= config.train.patience:
             trained = train_epoch(state.current, optimizer, resident, fold, config, epoch, accelerator)
@@ -202,7 +203,12 @@ def _close(
     guesses = trees_guess(resident, fold.train, fold.test, classes.labels, config.seed)
     state.trees[part] = torch.from_numpy(guesses).to(state.trees)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.best.state_dict().items()}
-    return {f"checkpoints/fold_{fold.name}.safetensors": save(tensors)}
+    return {weights_name(fold): save(tensors)}
+
+
+def weights_name(fold: Fold) -> str:
+    """Artifact path of a fold's best weights."""
+    return f"checkpoints/fold_{fold.name}.safetensors"
 
 
 def _outcome(config: Pamap2Config, state: State, subjects: np.ndarray, folds: list[Fold], classes: Classes) -> Record:

@@ -43,6 +43,19 @@ def test_training_leaves_every_subject_out_once(workspace: Workspace) -> None:
     history = workspace.query("pamap2").history(["validation/macro_f1"])
     assert history["step"].tolist() == list(range(6))
 
+    done = workspace.run("python", "-m", "projects.pamap2", "robustness", "--noise", "[0.0, 1.0]")
+    assert done.returncode == 0, done.stderr
+    judged = workspace.query("pamap2-robustness").runs().iloc[0]
+    assert judged[contract.READS] == run["run_id"]
+    tables = workspace.artifacts(judged["run_id"]) / "tables"
+    subsets = pd.read_csv(tables / "modality_subsets.csv")
+    assert {"hand", "chest", "ankle", "heart_rate", "macro_f1", "accuracy", "ece"} <= set(subsets)
+    assert len(subsets.drop_duplicates(["hand", "chest", "ankle", "heart_rate"])) == len(subsets) == 15
+    assert len(pd.read_csv(tables / "noise.csv")) == 30
+    # With everything there it is the run's own figure.
+    assert judged["test/macro_f1"] == pytest.approx(run["test/macro_f1"])
+    assert judged["test/ece"] == pytest.approx(run["test/ece"], abs=1e-6)
+
 
 def test_a_killed_training_continues_bit_for_bit(workspace: Workspace) -> None:
     workspace.write("tiny_pamap2.yaml", TINY)

@@ -54,6 +54,19 @@ def test_contents_of_a_masked_modality_change_nothing(fusion: str, missing: str)
         assert first.shares[:, [1, 3]].eq(0).all()
 
 
+def test_zero_and_mean_stand_for_a_missing_modality_as_they_say() -> None:
+    zero, mean = model(fusion="early", missing="zero"), model(fusion="early", missing="mean_impute")
+    means, deviations = [torch.full((size,), 6.0) for size in CHANNELS], [torch.full((size,), 2.0) for size in CHANNELS]
+    zero.know_scale(means, deviations)
+    there = present(True, True, False, True)
+    for network, value in ((zero, -3.0), (mean, 0.0)):
+        written = windows()
+        written[2] = torch.full_like(written[2], value)
+        with torch.inference_mode():
+            expected = network(written, present(True, True, True, True)).logits
+            assert torch.equal(network(windows(), there).logits, expected)
+
+
 @pytest.mark.parametrize("fusion", ["late", "hybrid", "gated", "tensor", "low_rank"])
 def test_folds_of_modalities_change_nothing(fusion: str) -> None:
     found = []
