@@ -49,8 +49,10 @@ class Resident:
     def windows(self, starts: np.ndarray) -> tuple[Tensor, Tensor]:
         """Raw windows (B, W, 28) and their classes (B,)."""
         first = torch.from_numpy(starts).to(self.values.device)
-        rows = first[:, None] + torch.arange(self.window, device=self.values.device)
-        return self.values[rows], self.labels[first]
+        rows, channels = self.values.shape
+        # Every window is one run of memory: gathered so, and not row by row, it is copied at once.
+        overlapping = self.values.as_strided((rows - self.window + 1, self.window * channels), (channels, 1))
+        return overlapping.index_select(0, first).view(-1, self.window, channels), self.labels[first]
 
     def normalised(self, raw: Tensor) -> list[Tensor]:
         """Each modality's channels in units of the training windows, (B, W, C) each."""
@@ -74,7 +76,8 @@ def make_resident(values: np.ndarray, labels: np.ndarray, fold: Fold, window: in
     chosen = np.array(values[:, COLUMNS])
     means = np.nanmean(chosen[fold.train_rows], axis=0)
     chosen = np.where(np.isnan(chosen), np.nan_to_num(means), chosen)
-    resident = torch.from_numpy(chosen.astype(np.float32)).to(device)
+    # Row after row in memory, as `Resident.windows` counts on.
+    resident = torch.from_numpy(np.ascontiguousarray(chosen, dtype=np.float32)).to(device)
     plain = Resident(resident, torch.from_numpy(labels).to(device), window, Scale([], []))
     return Resident(plain.values, plain.labels, window, _scale(plain, fold.train))
 
