@@ -116,7 +116,7 @@ class ModelConfig(Section):
     rank: int | None = Field(default=None, ge=1)
     """rank of the factors, low_rank only; empty: 8"""
     missing: Missing = "none"
-    """a missing modality is the train mean (none, mean_impute), raw zeros (zero), or left out, and trained so or not"""
+    """a missing modality is its mean (none, mean_impute, modality_dropout), zeros, a learnt token, or left out"""
     missing_rate: float = Field(default=0.4, ge=0, lt=1)
     """chance of each modality to be left out of a training window, where missing is trained for"""
     modality_fold_size: int = Field(default=0, ge=0)

@@ -35,6 +35,7 @@ def test_real_clips_from_import_to_test(workspace: Workspace, real_data: Path) -
     assert done.returncode == 0, done.stderr
     done = workspace.run("python", "-m", "projects.spoter", "analysis", "--statistics.permutations", "20")
     assert done.returncode == 0, done.stderr
+    assert "1 of 47 clips have one frame" in done.stderr
     folder = workspace.artifacts(workspace.query("spoter-analysis").runs()["run_id"].item())
     assert (folder / "mbert/status.txt").read_text() == "not_run: mBERT weights absent\n"
     names = sorted(path.stem for path in (folder / "figures/cases").glob("*.png"))

@@ -1,5 +1,6 @@
 """What an analysis looks at: one finished extraction, the training behind it, and its data on one device."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from projects.spoter.glosses import load_glosses
 from projects.spoter.interpret.heads import long_enough
 from projects.spoter.interpret.language import Bert, load_bert
 from projects.spoter.subject import Subject, load_subject, network, split_of
+
+_log = logging.getLogger("labtrail")
 
 
 class StatisticsConfig(Section):
@@ -206,6 +209,12 @@ def load_study(config: AnalysisConfig, device: torch.device) -> Study:
     clips = long_enough(split.clips.lengths)
     if not len(clips):
         raise DataError(f"{split.clips.path}: every clip has one frame only, which leaves attention no choice")
+    if len(clips) < len(split.clips):
+        left_out = np.setdiff1d(np.arange(len(split.clips)), clips).tolist()
+        _log.warning(
+            "%s: %d of %d clips have one frame, which leaves attention no choice; head statistics leave them out: %s",
+            split.clips.path, len(left_out), len(split.clips), left_out,
+        )  # fmt: skip
     paths = [Path(one.clips.path) for one in (splits.train, splits.validation, splits.test)]
     column = subject.config.data.label_column
     glosses = load_glosses(paths, column, splits.first_label, splits.classes, config.language.glosses)
