@@ -11,12 +11,14 @@ from labtrail.task import Task
 from projects.pamap2 import prepare, robustness
 from projects.pamap2.build import open_data
 from projects.pamap2.config import Pamap2Config
+from projects.pamap2.folds import make_folds
 from projects.pamap2.train import train
 
 
 def sources(config: Pamap2Config) -> Sequence[DataSource]:
-    """The prepared data set."""
+    """The prepared data set; a split that it cannot give is refused here, before anything starts."""
     dataset = open_data(config.data)
+    make_folds(dataset, config.split, config.seed)
     profile = {
         "rows": len(dataset),
         "subjects": len(np.unique(dataset.subjects)),

@@ -118,6 +118,8 @@ def test_prepared_data_that_are_gone_are_prepared_again(workspace: Workspace) ->
     ("options", "wanted"),
     [
         (["--model.fusion", "late", "--model.heads", "4"], "heads belongs to hybrid; fusion late has no such option"),
+        (["--split.protocol", "subject106"], "subject 106 is not in the data, which have [101, 102, 103, 104]"),
+        (["--split.guard", "3"], "come within 3 rows of each other inside a bout; a window has 64; raise split.guard"),
         (["--data.folder", "absent"], "absent: expected a prepared data set, found no index.json; prepare one"),
         (["prepare", "--source", "absent.zip"], "absent.zip: expected the data set's zip or a folder of .dat files"),
     ],
@@ -128,3 +130,4 @@ def test_bad_input_is_one_line(options: list[str], wanted: str, workspace: Works
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert wanted in line
+    assert not (workspace.folder / "mlflow.db").exists()
