@@ -18,7 +18,7 @@ from labtrail import links
 from labtrail.checkpoint import Checkpoint
 from labtrail.cli import run_tasks
 from labtrail.config import Section, TaskConfig, load_config
-from labtrail.errors import LabtrailError
+from labtrail.errors import ConfigError, LabtrailError
 from labtrail.launch import require_one_process
 from labtrail.record import Record
 from labtrail.task import Task
@@ -46,8 +46,11 @@ class Stop(Section):
     @property
     def task(self) -> Task[Any]:
         """The task of this stop."""
-        first, *others = import_module(f"projects.{self.project}.__main__").TASKS
-        return next((one for one in others if one.name == f"{self.project}-{self.word}"), first)
+        name = f"{self.project}-{self.word}" if self.word else self.project
+        tasks = {task.name: task for task in import_module(f"projects.{self.project}.__main__").TASKS}
+        if name not in tasks:
+            raise ConfigError([f"stops: no task {name}; valid: {', '.join(tasks)}"])
+        return tasks[name]
 
 
 class TourConfig(TaskConfig):

@@ -94,6 +94,7 @@ class DataConfig(Section):
 
 Fusion = Literal["early", "late", "hybrid", "gated", "tensor", "low_rank"]
 Missing = Literal["none", "zero", "mean_impute", "modality_dropout", "learned_token", "masked_attention"]
+HEADS, RANK = 4, 8
 # Options that only some fusions have; every other option is shared.
 _OWN_OPTIONS = {"heads": {"hybrid"}, "rank": {"low_rank"}}
 
@@ -129,6 +130,8 @@ class ModelConfig(Section):
                 raise ValueError(
                     f"{name} belongs to {', '.join(sorted(fusions))}; fusion {self.fusion} has no such option"
                 )
+        if self.fusion == "hybrid" and self.width % (self.heads or HEADS):
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads or HEADS}")
         if self.missing == "masked_attention" and self.fusion in ("early", "tensor", "low_rank"):
             raise ValueError(
                 f"missing: masked_attention needs late, hybrid or gated; fusion {self.fusion} cannot leave one out"

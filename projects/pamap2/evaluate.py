@@ -1,11 +1,12 @@
 """Probabilities of windows, and the numbers that sum them up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import f1_score
+from torch import Tensor
 
 from labtrail.statistics import expected_calibration_error
 from projects.pamap2.inputs import NAMES, Resident
@@ -17,7 +18,11 @@ ALL_PRESENT = (True,) * len(NAMES)
 
 @torch.inference_mode()
 def predict(
-    model: FusionModel, resident: Resident, starts: np.ndarray, present: Sequence[bool] = ALL_PRESENT
+    model: FusionModel,
+    resident: Resident,
+    starts: np.ndarray,
+    present: Sequence[bool] = ALL_PRESENT,
+    disturb: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Logits of windows, and the share of each modality in the decision where the fusion has one.
 
@@ -26,6 +31,7 @@ def predict(
         resident: the rows.
         starts: first row of each window, shape (n,).
         present: which modalities are there, in the order of ``inputs.NAMES``.
+        disturb: what is done to each modality's normalised windows before they are read.
 
     Returns:
         Shapes (n, classes) and (n, 4), float32.
@@ -35,7 +41,7 @@ def predict(
     for begin in range(0, len(starts), _BATCH):
         raw, _ = resident.windows(starts[begin : begin + _BATCH])
         mask = torch.tensor([list(present)], device=raw.device).expand(len(raw), -1)
-        out = model(resident.normalised(raw), mask)
+        out = model([disturb(part) for part in resident.normalised(raw)], mask)
         logits.append(out.logits.float().cpu())
         if out.shares is not None:
             shares.append(out.shares.float().cpu())

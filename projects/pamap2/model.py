@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from projects.pamap2.config import ModelConfig
-
-HEADS, RANK = 4, 8
+from projects.pamap2.config import HEADS, RANK, ModelConfig
 
 
 class Output(NamedTuple):

@@ -13,6 +13,7 @@ from pydantic import Field
 from safetensors.torch import load_file
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
+from torch import Tensor
 from tqdm import tqdm
 
 from labtrail import contract
@@ -118,7 +119,6 @@ def _model(run_id: str, config: Pamap2Config, fold: Fold, classes: int) -> Fusio
     return model
 
 
-@torch.inference_mode()
 def noisy_logits(
     model: FusionModel, resident: Resident, starts: np.ndarray, present: Sequence[bool], level: float, seed: int
 ) -> np.ndarray:
@@ -126,20 +126,12 @@ def noisy_logits(
 
     The noise depends on seed and window only, so subsets and levels are compared on the same draws.
     """
-    if level == 0:
-        return predict(model, resident, starts, present)[0]
-    model.eval()
     generator = torch.Generator().manual_seed(seed)
-    found = []
-    for begin in range(0, len(starts), 256):
-        raw, _ = resident.windows(starts[begin : begin + 256])
-        windows = [
-            part + level * torch.randn(part.shape, generator=generator).to(part.device)
-            for part in resident.normalised(raw)
-        ]
-        mask = torch.tensor([list(present)], device=raw.device).expand(len(raw), -1)
-        found.append(model(windows, mask).logits.float().cpu())
-    return torch.cat(found).numpy()
+
+    def noisy(part: Tensor) -> Tensor:
+        return part + level * torch.randn(part.shape, generator=generator).to(part.device)
+
+    return predict(model, resident, starts, present, noisy)[0]
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

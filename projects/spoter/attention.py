@@ -12,6 +12,7 @@ from pydantic import Field
 from labtrail import contract
 from labtrail.checkpoint import Checkpoint
 from labtrail.config import Integers, TaskConfig
+from labtrail.files import sha256_of
 from labtrail.launch import require_one_process
 from labtrail.record import DataSource, Record, named
 from labtrail.task import Task
@@ -20,7 +21,15 @@ from projects.spoter.batches import to_inputs
 from projects.spoter.capture import capture
 from projects.spoter.data import load_splits
 from projects.spoter.evaluate import interval, scores
-from projects.spoter.subject import TRAINING, chosen_epochs, load_subject, network, split_of, study_sources
+from projects.spoter.subject import (
+    TRAINING,
+    chosen_epochs,
+    load_subject,
+    network,
+    split_of,
+    study_sources,
+    weights_name,
+)
 
 NAME = "spoter-attention"
 FOLDER = "attention"
@@ -56,13 +65,14 @@ def sources(config: AttentionConfig) -> Sequence[DataSource]:
 
 def extract(config: AttentionConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
     """One Record per epoch: the split's scores, and the file of its weights."""
+    from labtrail.query import artifact
+
     require_one_process(accelerator, NAME)
     subject = load_subject(config.run)
     splits = load_splits(subject.config.data)
     split = split_of(splits, config.split)
     inputs = to_inputs(split.clips.frames, split.clips.lengths, split.labels, accelerator.device)
-    checkpoints = [source for source in sources(config) if source.context == "checkpoint"]
-    for epoch, source in zip(config.epochs, checkpoints, strict=True):
+    for epoch in config.epochs:
         model = network(subject, epoch, splits.classes).to(accelerator.device)
         captured = capture(model, inputs, config.max_frames)
         metrics = scores(captured.logits.float().numpy(), split.labels)
@@ -75,7 +85,7 @@ def extract(config: AttentionConfig, accelerator: Accelerator, checkpoint: Check
             "first_label": splits.first_label,
             "layers": subject.config.model.layers,
             "positions": subject.config.model.positions,
-            "checkpoint_sha256": source.digest,
+            "checkpoint_sha256": sha256_of(artifact(subject.run_id, weights_name(epoch))),
             "data_sha256": split.clips.digest,
             "torch": str(torch.__version__),
         }

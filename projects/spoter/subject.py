@@ -78,6 +78,11 @@ def checkpoint_name(epoch: int) -> str:
     return f"{contract.CHECKPOINTS}/epoch_{epoch:03d}.pt"
 
 
+def weights_name(epoch: int) -> str:
+    """Artifact that an epoch's weights follow from: a checkpoint, or before training the config with its seed."""
+    return contract.CONFIG_FILE if epoch == UNTRAINED else checkpoint_name(epoch)
+
+
 def network(subject: Subject, epoch: int, classes: int) -> Spoter:
     """The network after an epoch, in evaluation mode; epoch 0 is drawn anew from the run's seed.
 
@@ -110,7 +115,7 @@ def study_sources(subject: Subject, split_name: str, epochs: Sequence[int]) -> l
     split = split_of(splits, split_name)
     found = [source_of(split, splits, getattr(subject.config.data, split_name))]
     for epoch in epochs:
-        name = contract.CONFIG_FILE if epoch == UNTRAINED else checkpoint_name(epoch)
+        name = weights_name(epoch)
         digest = sha256_of(artifact(subject.run_id, name))
         label = "untrained" if epoch == UNTRAINED else name.rpartition("/")[2]
         profile = {"epoch": epoch, "run": subject.run_id}

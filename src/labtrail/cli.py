@@ -30,7 +30,8 @@ def run_tasks(tasks: Sequence[Task[Any]], module: str, arguments: Sequence[str] 
     named = {task.name.removeprefix(f"{tasks[0].name}-"): task for task in tasks[1:]}
     if words and words[0] in named:
         _run_task(named[words[0]], module, words[0], words[1:])
-    _run_task(tasks[0], module, "", words, tuple(named))
+    else:
+        _run_task(tasks[0], module, "", words, tuple(named))
 
 
 def _run_task(task: Task[Any], module: str, word: str, arguments: list[str], others: Sequence[str] = ()) -> None:

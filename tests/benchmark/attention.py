@@ -16,7 +16,7 @@ from projects.spoter.model import Spoter
 from projects.spoter.synthetic import write_split
 from tests.benchmark import plain_spoter
 from tests.benchmark.spoter import CLASSES, SIZE
-from tests.benchmark.timing import Row, compare
+from tests.benchmark.timing import Row, compare, cpu_seconds
 
 _CLIPS = 258
 _FRAMES = 1024
@@ -103,8 +103,6 @@ def _file(model: Spoter, inputs: Inputs, folder: Path) -> Iterator[Row]:
 
 
 def _mean_clip(file: AttentionFile) -> tuple[float, float, float, float]:
-    from tests.benchmark.timing import cpu_seconds
-
     for clip in range(len(file)):
         file.clip(clip)
     seconds = cpu_seconds(lambda: [file.clip(clip) for clip in range(len(file))]) / len(file)
