@@ -41,8 +41,10 @@ FROZEN = {
         "model.width", "model.layers", "model.dropout", "model.heads", "model.rank", "model.missing",
         "model.missing_rate", "model.modality_fold_size", "train.epochs", "train.batch_size", "train.accumulation",
         "train.learning_rate", "train.clip_norm", "train.class_weights", "train.patience", "train.rotation_deg",
+        "train.compile", "model.modalities",
     },
-    "pamap2-robustness": {"seed", "compute.precision", "compute.threads", "run", "noise"},
+    "pamap2-robustness": {"seed", "compute.precision", "compute.threads", "run", "dedicated", "noise"},
+    "pamap2-analysis": {"seed", "compute.precision", "compute.threads", "runs"},
     "pamap2-prepare": {
         "seed", "compute.precision", "compute.threads", "source", "output", "hr.median", "split.protocol",
         "export.csv", "export.tensors", "export.manifests",

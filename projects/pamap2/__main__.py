@@ -1,4 +1,4 @@
-"""``python -m projects.pamap2 [prepare|robustness]``: trains and tests fusion models; their data and limits."""
+"""``python -m projects.pamap2 [prepare|robustness|analysis]``: trains fusion models; their data and limits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from labtrail.cli import run_tasks
 from labtrail.record import DataSource
 from labtrail.task import Task
-from projects.pamap2 import prepare, robustness
+from projects.pamap2 import analysis, prepare, robustness
 from projects.pamap2.build import open_data
 from projects.pamap2.config import Pamap2Config
 from projects.pamap2.folds import make_folds
@@ -29,8 +29,9 @@ def sources(config: Pamap2Config) -> Sequence[DataSource]:
 
 
 def title(config: Pamap2Config) -> str:
-    """Fusion, protocol and seed: ``hybrid-loso-s0``."""
-    return f"{config.model.fusion}-{config.split.protocol}-s{config.seed}"
+    """Fusion, protocol and seed: ``hybrid-loso-s0``; of a dedicated model also what it reads."""
+    read = f"-{'+'.join(config.model.modalities)}" if config.model.dedicated else ""
+    return f"{config.model.fusion}-{config.split.protocol}{read}-s{config.seed}"
 
 
 TASK = Task(
@@ -41,7 +42,7 @@ TASK = Task(
     sources=sources,
     title=title,
 )
-TASKS = (TASK, prepare.TASK, robustness.TASK)
+TASKS = (TASK, prepare.TASK, robustness.TASK, analysis.TASK)
 
 if __name__ == "__main__":
     run_tasks(TASKS, "projects.pamap2")

@@ -1,11 +1,12 @@
 """The configs of the pamap2 tasks."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from labtrail.config import Integers, Section, TaskConfig
+from labtrail.config import Integers, Section, TaskConfig, listed
+from projects.pamap2.schema import MODALITIES
 
 SYNTHETIC = "synthetic"
 
@@ -94,9 +95,17 @@ class DataConfig(Section):
 
 Fusion = Literal["early", "late", "hybrid", "gated", "tensor", "low_rank"]
 Missing = Literal["none", "zero", "mean_impute", "modality_dropout", "learned_token", "masked_attention"]
+Modality = Literal["hand", "chest", "ankle", "heart_rate"]
 HEADS, RANK = 4, 8
 # Options that only some fusions have; every other option is shared.
 _OWN_OPTIONS = {"heads": {"hybrid"}, "rank": {"low_rank"}}
+
+
+def _in_order(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The same modalities are the same config, however they were written."""
+    if not names or len(set(names)) < len(names):
+        raise ValueError("expected each modality once, and at least one")
+    return tuple(name for name in MODALITIES if name in names)
 
 
 class ModelConfig(Section):
@@ -106,6 +115,10 @@ class ModelConfig(Section):
     """early: joined channels; late: mean of logits; hybrid: attention over tokens; gated, tensor, low_rank"""
     encoder: Literal["cnn", "lstm", "transformer"] = "cnn"
     """what turns a modality's window into tokens"""
+    modalities: Annotated[tuple[Modality, ...], BeforeValidator(listed), AfterValidator(_in_order)] = (
+        "hand", "chest", "ankle", "heart_rate",
+    )  # fmt: skip
+    """what the network reads; fewer than all make a model dedicated to them"""
     width: int = Field(default=32, ge=4, le=1024)
     """width of a token"""
     layers: int = Field(default=3, ge=1, le=8)
@@ -122,6 +135,11 @@ class ModelConfig(Section):
     """chance of each modality to be left out of a training window, where missing is trained for"""
     modality_fold_size: int = Field(default=0, ge=0)
     """modalities encoded at once, to save memory; 0: all; the logits are the same"""
+
+    @property
+    def dedicated(self) -> bool:
+        """Whether some modalities are no part of the network."""
+        return len(self.modalities) < len(MODALITIES)
 
     @model_validator(mode="after")
     def _options_fit_the_fusion(self) -> "ModelConfig":
@@ -161,7 +179,9 @@ class TrainConfig(Section):
     rotation_deg: float = Field(default=20.0, ge=0)
     """standard deviation of a random rotation of each IMU in each training window"""
     patience: int = Field(default=0, ge=0)
-    """epochs without a better validation score after which a fold ends; 0: never"""
+    """epochs without a better validation score that end a fold, its best weights kept; 0: none do, the last are kept"""
+    compile: bool = False
+    """runs the network through torch.compile, where a C++ compiler is there; sums may differ in the last digits"""
 
 
 class Pamap2Config(TaskConfig):

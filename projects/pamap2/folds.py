@@ -44,6 +44,11 @@ class Fold:
     train_rows: np.ndarray
     unanswerable: int = 0
 
+    @property
+    def weights_name(self) -> str:
+        """Artifact of a run that holds the fold's weights."""
+        return f"checkpoints/fold_{self.name}.safetensors"
+
 
 @dataclass(frozen=True)
 class Classes:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from projects.pamap2.config import HEADS, RANK, ModelConfig
+from projects.pamap2.schema import MODALITIES
 
 
 class Output(NamedTuple):
@@ -67,6 +68,8 @@ class FusionModel(nn.Module):
     def __init__(self, config: ModelConfig, channels: Sequence[int], classes: int) -> None:
         super().__init__()
         self.config, self.classes = config, classes
+        self.used = [index for index, name in enumerate(MODALITIES) if name in config.modalities]
+        channels = [channels[index] for index in self.used]
         width, count = config.width, len(channels)
         joined = config.fusion == "early"
         self.encoders = nn.ModuleList(Encoder(config, size) for size in ([sum(channels)] if joined else channels))
@@ -99,11 +102,21 @@ class FusionModel(nn.Module):
 
         Args:
             windows: one tensor (B, W, C) per modality, normalised.
-            present_BM: bool; where False, the window's contents do not count.
+            present_BM: bool; where False, the window's contents do not count. One that the network reads has to be
+                there wherever missing ones are masked.
 
         Returns:
             Logits (B, K) and, for late, hybrid and gated, the modalities' shares (B, M).
         """
+        out = self._fused([windows[index] for index in self.used], present_BM[:, self.used])
+        if out.shares is None:
+            return out
+        shares_BM = out.shares.new_zeros(present_BM.shape)
+        shares_BM[:, self.used] = out.shares
+        return Output(out.logits, shares_BM)
+
+    def _fused(self, windows: Sequence[Tensor], present_BM: Tensor) -> Output:
+        """The same over the modalities that the network reads, M of them."""
         windows = [self._replaced(window, index, present_BM[:, index]) for index, window in enumerate(windows)]
         if self.config.fusion == "early":
             tokens = self.encoders[0](torch.cat(list(windows), dim=2))
@@ -113,8 +126,8 @@ class FusionModel(nn.Module):
 
     def know_scale(self, means: Sequence[Tensor], deviations: Sequence[Tensor]) -> None:
         """Takes over where raw zeros lie after normalisation, for ``missing: zero``."""
-        for index, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
-            self.get_buffer(f"zero_{index}").copy_(-mean / deviation)
+        for place, index in enumerate(self.used):
+            self.get_buffer(f"zero_{place}").copy_(-means[index] / deviations[index])
 
     def _replaced(self, x_BWC: Tensor, index: int, present_B: Tensor) -> Tensor:
         """What the network reads in place of a missing window; after normalisation 0 is the mean of the train rows."""

@@ -1,7 +1,6 @@
 """The task pamap2-robustness: one finished run judged with any of its modalities missing, and under noise."""
 
-from collections.abc import Generator, Iterator, Sequence
-from itertools import product
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,6 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from pydantic import Field
-from safetensors.torch import load_file
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor
@@ -18,22 +16,19 @@ from tqdm import tqdm
 
 from labtrail import contract
 from labtrail.checkpoint import Checkpoint
-from labtrail.config import TaskConfig, load_config
+from labtrail.config import TaskConfig, Words
+from labtrail.errors import QueryError
 from labtrail.figures import heat_maps
-from labtrail.files import sha256_of
 from labtrail.launch import require_one_process
 from labtrail.record import DataSource, Record, named
 from labtrail.task import Task
-from projects.pamap2.build import open_data
-from projects.pamap2.config import Pamap2Config
+from projects.pamap2.dedicated import dedicated_scores, resolve_dedicated
 from projects.pamap2.evaluate import predict, scores
-from projects.pamap2.folds import Fold, classes_of, make_folds
-from projects.pamap2.inputs import CHANNELS, NAMES, Resident, make_resident, subset_names
+from projects.pamap2.inputs import NAMES, Resident, make_resident, subset_names
+from projects.pamap2.judged import SUBSETS, judged_sources, load_model, open_run, run_config
 from projects.pamap2.model import FusionModel
-from projects.pamap2.train import weights_name
 
 NAME = "pamap2-robustness"
-SUBSETS = [there for there in product((True, False), repeat=len(NAMES)) if any(there)]
 
 
 class RobustnessConfig(TaskConfig):
@@ -41,11 +36,13 @@ class RobustnessConfig(TaskConfig):
 
     run: str = contract.LATEST
     """finished pamap2 run: its id, 'latest', or an MLflow filter that one run meets"""
+    dedicated: Words = ()
+    """runs trained on some modalities only (model.modalities), to stand beside: ids, or 'find' for all that fit"""
     noise: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5, 1.0), min_length=1)
     """standard deviations of noise on every channel, in units of the training windows; 0 is none"""
 
 
-class Judged(NamedTuple):
+class Answer(NamedTuple):
     """Test windows of all folds under one condition.
 
     Attributes:
@@ -57,52 +54,42 @@ class Judged(NamedTuple):
 
 
 def resolve(config: RobustnessConfig) -> RobustnessConfig:
-    """The config with the run's id written out."""
+    """The config with the ids of all runs written out.
+
+    Raises:
+        QueryError: no such run, or one that never reads some of the modalities.
+    """
     from labtrail.query import find_run
 
-    return config.model_copy(update={"run": find_run(config.run, "pamap2")["run_id"]})
-
-
-def subject_config(run_id: str) -> Pamap2Config:
-    """What the judged run ran with."""
-    from labtrail.query import artifact
-
-    return load_config(Pamap2Config, artifact(run_id, contract.CONFIG_FILE))
+    run_id = str(find_run(config.run, "pamap2")["run_id"])
+    own = run_config(run_id).model
+    if own.dedicated:
+        raise QueryError(f"run {run_id}: reads {', '.join(own.modalities)} only; name one that reads all modalities")
+    return config.model_copy(update={"run": run_id, "dedicated": resolve_dedicated(run_id, config.dedicated)})
 
 
 def sources(config: RobustnessConfig) -> Sequence[DataSource]:
-    """The data set, and the weights of every fold."""
-    from labtrail.query import artifact
-
-    own = subject_config(config.run)
-    dataset = open_data(own.data)
-    found = [DataSource("pamap2", "test", str(dataset.folder), dataset.digest)]
-    for fold in make_folds(dataset, own.split, own.seed):
-        name = weights_name(fold)
-        digest = sha256_of(artifact(config.run, name))
-        place = f"runs:/{config.run}/{name}"
-        found.append(DataSource(Path(name).name, "checkpoint", place, digest, {"fold": fold.name}, config.run))
-    return found
+    """The data set, and the weights of every fold of every run."""
+    return judged_sources([open_run(one) for one in (config.run, *config.dedicated)])
 
 
 def judge(config: RobustnessConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
     """One Record with the 15 subsets of modalities, the noise levels, and the figures."""
     require_one_process(accelerator, NAME)
-    own = subject_config(config.run)
-    dataset = open_data(own.data)
-    classes, folds = classes_of(dataset), make_folds(dataset, own.split, own.seed)
+    judged = open_run(config.run)
+    dataset, classes, folds = judged.dataset, judged.classes, judged.folds
     labels = np.concatenate([classes.labels[fold.test] for fold in folds])
     conditions = [(there, level) for there in SUBSETS for level in config.noise]
-    parts: dict[tuple[tuple[bool, ...], float], list[Judged]] = {condition: [] for condition in conditions}
+    answers: dict[tuple[tuple[bool, ...], float], list[Answer]] = {condition: [] for condition in conditions}
     for fold in folds:
-        resident = make_resident(dataset.values, classes.labels, fold, own.split.window, accelerator.device)
-        model = _model(config.run, own, fold, len(classes.ids)).to(accelerator.device)
+        resident = make_resident(dataset.values, classes.labels, fold, judged.config.split.window, accelerator.device)
+        model = load_model(judged, fold, accelerator.device)
         temperature = fit_temperature(predict(model, resident, fold.validation)[0], classes.labels[fold.validation])
         for condition in tqdm(conditions, desc=f"fold {fold.name}", unit="condition", leave=False, disable=None):
             logits = noisy_logits(model, resident, fold.test, *condition, seed=config.seed)
-            parts[condition].append(Judged(logits, logits / temperature))
-    table = pd.DataFrame(_rows(parts, labels))
-    clean = table[table["noise"] == min(config.noise)].drop(columns="noise")
+            answers[condition].append(Answer(logits, logits / temperature))
+    table = pd.DataFrame(_rows(answers, labels))
+    clean = _beside_dedicated(table[table["noise"] == min(config.noise)].drop(columns="noise"), config.dedicated)
     files: dict[str, Any] = {
         "tables/modality_subsets.csv": clean,
         "tables/noise.csv": table,
@@ -111,12 +98,15 @@ def judge(config: RobustnessConfig, accelerator: Accelerator, checkpoint: Checkp
     yield Record(0, named("test", _summary(clean)), files)
 
 
-def _model(run_id: str, config: Pamap2Config, fold: Fold, classes: int) -> FusionModel:
-    from labtrail.query import artifact
-
-    model = FusionModel(config.model, CHANNELS, classes)
-    model.load_state_dict(load_file(artifact(run_id, weights_name(fold))))
-    return model
+def _beside_dedicated(clean: pd.DataFrame, run_ids: Sequence[str]) -> pd.DataFrame:
+    """With columns dedicated_macro_f1, ratio and dedicated_run, empty where a subset has no model of its own."""
+    if not run_ids:
+        return clean
+    found = dedicated_scores(run_ids)
+    subsets = [tuple(bool(there) for there in row) for row in clean[list(NAMES)].to_numpy()]
+    ids, own = zip(*(found.get(subset, ("", np.nan)) for subset in subsets), strict=True)
+    ratio = clean["macro_f1"].to_numpy() / np.array(own)
+    return clean.assign(dedicated_macro_f1=own, ratio=ratio, dedicated_run=ids)
 
 
 def noisy_logits(
@@ -144,9 +134,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
 
 
-def _rows(parts: dict[tuple[tuple[bool, ...], float], list[Judged]], labels: np.ndarray) -> Iterator[dict[str, Any]]:
-    for (there, level), judged in parts.items():
-        logits, scaled = (np.concatenate(several) for several in zip(*judged, strict=True))
+def _rows(
+    answers: Mapping[tuple[tuple[bool, ...], float], list[Answer]], labels: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    for (there, level), given in answers.items():
+        logits, scaled = (np.concatenate(several) for several in zip(*given, strict=True))
         plain, calibrated = scores(logits, labels), scores(scaled, labels)
         yield {
             **dict(zip(NAMES, there, strict=True)),
@@ -158,7 +150,7 @@ def _rows(parts: dict[tuple[tuple[bool, ...], float], list[Judged]], labels: np.
 
 def _summary(clean: pd.DataFrame) -> dict[str, float]:
     whole = clean[clean[list(NAMES)].all(axis=1)].iloc[0]
-    return {
+    found = {
         "macro_f1": float(whole["macro_f1"]),
         "accuracy": float(whole["accuracy"]),
         "ece": float(whole["ece"]),
@@ -166,6 +158,11 @@ def _summary(clean: pd.DataFrame) -> dict[str, float]:
         "macro_f1_mean_of_subsets": float(clean["macro_f1"].mean()),
         "macro_f1_worst_subset": float(clean["macro_f1"].min()),
     }
+    if "ratio" in clean:
+        found["dedicated_models"] = float(clean["ratio"].notna().sum())
+        found["ratio_to_dedicated_mean"] = float(clean["ratio"].mean())
+        found["ratio_to_dedicated_worst"] = float(clean["ratio"].min())
+    return found
 
 
 def _chart(table: pd.DataFrame, noise: Sequence[float]):

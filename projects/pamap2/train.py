@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 
 from labtrail.checkpoint import Checkpoint
+from labtrail.compiling import compile_in_place
 from labtrail.launch import require_one_process
 from labtrail.record import Record, named
 from labtrail.seeding import reseed
@@ -32,8 +33,8 @@ class State(nn.Module):
 
     Attributes:
         current: the network in training.
-        best: its weights at the best validation score of this fold.
-        best_score, best_loss, stale: that score, the loss beside it, and epochs since.
+        kept: the weights that will be tested: the newest, or with early stopping those that validated best.
+        best_score, best_loss, stale: the best validation score of this fold, the loss beside it, and epochs since.
         logits: of the test windows of all folds, joined; filled as folds end.
         trees: classes that the baseline gives these windows.
     """
@@ -41,7 +42,7 @@ class State(nn.Module):
     def __init__(self, config: Pamap2Config, classes: int, windows: int) -> None:
         super().__init__()
         self.current = FusionModel(config.model, CHANNELS, classes)
-        self.best = FusionModel(config.model, CHANNELS, classes).requires_grad_(False)
+        self.kept = FusionModel(config.model, CHANNELS, classes).requires_grad_(False)
         self.best_score: Tensor
         self.best_loss: Tensor
         self.stale: Tensor
@@ -62,15 +63,21 @@ class State(nn.Module):
         self.best_loss.fill_(math.inf)
         self.stale.zero_()
 
-    def judge(self, score: float, loss: float) -> None:
-        """Keeps the weights if they are the best of the fold; of equal scores the lower loss is better."""
-        if (score, -loss) > (float(self.best_score), -float(self.best_loss)):
-            self.best.load_state_dict(self.current.state_dict())
+    def judge(self, score: float, loss: float, stopping: bool) -> None:
+        """Keeps the weights if they are the best of the fold, or always without early stopping.
+
+        Validation windows are of the people trained on. At the end of a schedule they tell little about new people,
+        so they decide only where they stop the training. Of equal scores the lower loss is better.
+        """
+        better = (score, -loss) > (float(self.best_score), -float(self.best_loss))
+        if better:
             self.best_score.fill_(score)
             self.best_loss.fill_(loss)
             self.stale.zero_()
         else:
             self.stale += 1
+        if better or not stopping:
+            self.kept.load_state_dict(self.current.state_dict())
 
 
 def train(config: Pamap2Config, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:
@@ -84,6 +91,8 @@ def train(config: Pamap2Config, accelerator: Accelerator, checkpoint: Checkpoint
     optimizer = AdamW(state.current.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay)
     state, optimizer = accelerator.prepare(state, optimizer)
     progress = checkpoint.restore(state, optimizer)
+    if config.train.compile:
+        compile_in_place(state.current)
     epochs, resident, opened = config.train.epochs, None, -1
 
     for step in range(progress.epoch, epochs * len(folds)):
@@ -100,9 +109,9 @@ def train(config: Pamap2Config, accelerator: Accelerator, checkpoint: Checkpoint
             trained = train_epoch(state.current, optimizer, resident, fold, config, epoch, accelerator)
             logits, _ = predict(state.current, resident, fold.validation)
             validation = scores(logits, classes.labels[fold.validation])
-            state.judge(validation["macro_f1"], validation["nll"])
+            state.judge(validation["macro_f1"], validation["nll"], config.train.patience > 0)
             metrics = named("train", trained) | named("validation", validation)
-        files = _close(state, config, resident, folds, number, classes) if epoch == epochs - 1 else {}
+        files = _close(state, config, resident, folds, number) if epoch == epochs - 1 else {}
         progress.epoch = step + 1
         yield Record(step, metrics, files)
 
@@ -166,7 +175,7 @@ def window_loss(
     if model.config.missing in ("modality_dropout", "learned_token", "masked_attention"):
         kept = torch.rand(there.shape, generator=generator) >= model.config.missing_rate
         # A window with nothing left teaches nothing: it keeps everything.
-        kept[~kept.any(1)] = True
+        kept[~kept[:, model.used].any(1)] = True
         loss = (loss + _mean_loss(model(windows, kept.to(there.device)).logits, labels, weights, smoothing)) / 2
     return loss, logits
 
@@ -191,24 +200,17 @@ def one_cycle(config: TrainConfig, epoch: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (epoch - warm) / (config.epochs - warm)))
 
 
-def _close(
-    state: State, config: Pamap2Config, resident: Resident, folds: list[Fold], number: int, classes: Classes
-) -> dict[str, Any]:
-    """The fold's one look at its test windows, by its best weights; the weights become an artifact."""
+def _close(state: State, config: Pamap2Config, resident: Resident, folds: list[Fold], number: int) -> dict[str, Any]:
+    """The fold's one look at its test windows, by the weights kept; these become an artifact."""
     fold = folds[number]
     first = sum(len(one.test) for one in folds[:number])
     part = slice(first, first + len(fold.test))
-    logits, _ = predict(state.best, resident, fold.test)
+    logits, _ = predict(state.kept, resident, fold.test)
     state.logits[part] = torch.from_numpy(logits).to(state.logits)
-    guesses = trees_guess(resident, fold.train, fold.test, classes.labels, config.seed)
+    guesses = trees_guess(resident, config.model.modalities, fold.train, fold.test, config.seed)
     state.trees[part] = torch.from_numpy(guesses).to(state.trees)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.best.state_dict().items()}
-    return {weights_name(fold): save(tensors)}
-
-
-def weights_name(fold: Fold) -> str:
-    """Artifact path of a fold's best weights."""
-    return f"checkpoints/fold_{fold.name}.safetensors"
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.kept.state_dict().items()}
+    return {fold.weights_name: save(tensors)}
 
 
 def _outcome(config: Pamap2Config, state: State, subjects: np.ndarray, folds: list[Fold], classes: Classes) -> Record:

@@ -14,14 +14,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from labtrail.errors import ConfigError
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """``10,50`` and ``10`` as lists: how people write several values on a command line."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
-    return [value] if isinstance(value, int) else value
+    return [value] if isinstance(value, int | float) else value
 
 
-Integers = Annotated[tuple[int, ...], BeforeValidator(_listed)]
+Integers = Annotated[tuple[int, ...], BeforeValidator(listed)]
+Words = Annotated[tuple[str, ...], BeforeValidator(listed)]
 
 
 class Section(BaseModel):

@@ -29,6 +29,8 @@ CHECKPOINTS = "checkpoints"
 
 # How a config names the newest finished run of a task.
 LATEST = "latest"
+# How it names all of them.
+ALL = "all"
 
 
 def end_of(tags: Mapping[str, str], status: str) -> str:

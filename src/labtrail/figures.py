@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -62,6 +63,7 @@ def heat_maps(
     centre: float | None = None,
     marks: Mapping[str, np.ndarray] | None = None,
     width: float = 3.6,
+    digits: int | None = None,
 ) -> Figure:
     """Matrices of one shape side by side under one colour scale.
 
@@ -73,6 +75,7 @@ def heat_maps(
         centre: the neutral value of a diverging scale; None: a sequential scale.
         marks: panel title -> bool matrix; True gets a dot.
         width: of a panel, in inches.
+        digits: decimals of the values written into the cells; None: no values.
     """
     height = max(2.4, 0.26 * len(rows) + 1.4)
     figure = Figure(figsize=(width * len(panels) + 1.2, height), layout="constrained")
@@ -88,11 +91,21 @@ def heat_maps(
         axis.set_xticks(range(len(columns)), columns, rotation=90 if len(columns) > 12 else 0, fontsize=7)
         axis.set_yticks(range(len(rows)), rows, fontsize=7)
         axis.set_title(name, fontsize=9)
+        if digits is not None:
+            _write_values(axis, matrix, digits, low, high)
         if marks is not None:
             at_row, at_column = np.nonzero(marks[name])
             axis.plot(at_column, at_row, ".", color="black", markersize=4)
     figure.colorbar(image, ax=list(axes), label=label, shrink=0.9)
     return figure
+
+
+def _write_values(axis: Axes, matrix: np.ndarray, digits: int, low: float, high: float) -> None:
+    """Numbers in the cells, dark on bright ones and bright on dark ones."""
+    for (row, column), value in np.ndenumerate(matrix):
+        if np.isfinite(value):
+            colour = "white" if value < (low + high) / 2 else "black"
+            axis.text(column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=6, color=colour)
 
 
 def bands(

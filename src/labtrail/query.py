@@ -1,5 +1,6 @@
 """Query: the one reader of MLflow. Runs become tidy frames, and what was left out is said."""
 
+import json
 import re
 import uuid
 from collections import Counter
@@ -124,19 +125,67 @@ def find_run(wanted: str, task: str, client: MlflowClient | None = None) -> pd.S
     if _RUN_ID.fullmatch(wanted):
         return _row_of(_run_by_id(wanted, task, client), task)
     condition = f"tags.`{contract.TASK}` = '{task}'" + ("" if wanted == contract.LATEST else f" and {wanted}")
-    try:
-        runs = store.search(client, condition, order_by=["attributes.start_time DESC"])
-    except MlflowException as error:
-        raise QueryError(
-            f"run {wanted!r}: neither a run id nor '{contract.LATEST}' nor a filter that MLflow understands: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    finished = [one for one in runs if _is_result(one)]
+    finished = [one for one in _searched(wanted, condition, client) if _is_result(one)]
     if not finished:
         raise QueryError(f"run {wanted!r}: no finished run of task {task}{_known(task, client)}")
     if len(finished) > 1 and wanted != contract.LATEST:
         raise QueryError(f"run {wanted!r}: {len(finished)} finished runs of task {task}: {_listed(finished)}; name one")
     return _row_of(finished[0], task)
+
+
+def find_runs(wanted: str, task: str, client: MlflowClient | None = None) -> list[str]:
+    """Ids of the finished runs of a task that somebody means, oldest first; at least one.
+
+    Args:
+        wanted: run ids with commas between them, ``latest``, ``all``, or an MLflow filter.
+        task: name of the task the runs must be of.
+        client: of another store than the current one.
+
+    Raises:
+        QueryError: as ``find_run``; or no run meets the filter.
+    """
+    client = client or store.connect()
+    words = [word.strip() for word in wanted.split(",")]
+    if wanted == contract.LATEST or all(_RUN_ID.fullmatch(word) for word in words):
+        return list(dict.fromkeys(str(find_run(word, task, client)["run_id"]) for word in words))
+    condition = f"tags.`{contract.TASK}` = '{task}'" + ("" if wanted == contract.ALL else f" and {wanted}")
+    finished = [one.info.run_id for one in _searched(wanted, condition, client) if _is_result(one)]
+    if not finished:
+        raise QueryError(f"runs {wanted!r}: no finished run of task {task}{_known(task, client)}")
+    return finished[::-1]
+
+
+def _searched(wanted: str, condition: str, client: MlflowClient) -> list[MlflowRun]:
+    """Runs that meet a filter somebody typed, newest first."""
+    try:
+        return store.search(client, condition, order_by=["attributes.start_time DESC"])
+    except MlflowException as error:
+        raise QueryError(
+            f"run {wanted!r}: neither a run id nor '{contract.LATEST}' nor a filter that MLflow understands: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def data_digests(run_id: str, client: MlflowClient | None = None) -> set[str]:
+    """The sha-256 digests of everything a run has read."""
+    inputs = (client or store.connect()).get_run(run_id).inputs
+    profiles = [json.loads(one.dataset.profile or "{}") for one in inputs.dataset_inputs] if inputs else []
+    return {profile["sha256"] for profile in profiles if "sha256" in profile}
+
+
+def varying(runs: pd.DataFrame, apart: Sequence[str] = ("cfg.seed",)) -> list[str]:
+    """The config keys (``cfg.model.width``) on which runs differ, in order of name, but for those named."""
+    keys = sorted(name for name in runs if str(name).startswith(contract.CONFIG_PREFIX) and name not in apart)
+    return [key for key in keys if runs[key].nunique(dropna=False) > 1]
+
+
+def group_names(runs: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
+    """A name for each run by its values of some config keys: ``late, width=32``; words stand without their key."""
+    parts = {
+        key: [value if str(value).isidentifier() else f"{key.rpartition('.')[2]}={value}" for value in runs[key]]
+        for key in keys
+    }
+    return pd.Series([", ".join(row) for row in zip(*parts.values(), strict=True)], index=runs.index, dtype=object)
 
 
 def _run_by_id(run_id: str, task: str, client: MlflowClient) -> MlflowRun:

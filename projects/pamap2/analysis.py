@@ -1,0 +1,122 @@
+"""The task pamap2-analysis: finished runs side by side, by protocol, modality, class, subject and place in a bout."""
+
+import logging
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from accelerate import Accelerator
+
+from labtrail import contract
+from labtrail.checkpoint import Checkpoint
+from labtrail.config import TaskConfig
+from labtrail.errors import QueryError
+from labtrail.launch import require_one_process
+from labtrail.record import DataSource, Record
+from labtrail.task import Task
+from projects.pamap2 import charts, comparison
+from projects.pamap2.evidence import Evidence, collect
+from projects.pamap2.judged import judged_sources, open_run, run_config
+
+NAME = "pamap2-analysis"
+# What tells settings apart even where all runs agree on it, and what is no part of a setting.
+_NAMED = ("cfg.model.fusion", "cfg.model.missing")
+_APART = ("cfg.seed", "cfg.split.protocol", "cfg.data.folder")
+
+_log = logging.getLogger("labtrail")
+
+
+class AnalysisConfig(TaskConfig):
+    """Which runs are compared."""
+
+    runs: str = contract.ALL
+    """finished pamap2 runs: ids with commas, an MLflow filter, 'latest', or 'all' on the data of the newest"""
+
+
+def resolve(config: AnalysisConfig) -> AnalysisConfig:
+    """The config with the runs' ids written out: those on the data of the newest that read all modalities.
+
+    Raises:
+        QueryError: there is none.
+    """
+    from labtrail.query import data_digests, find_runs
+
+    found = find_runs(config.runs, "pamap2")
+    newest = data_digests(found[-1])
+    fit = [one for one in found if data_digests(one) == newest and not run_config(one).model.dedicated]
+    if not fit:
+        raise QueryError(f"runs {config.runs!r}: none on the data of the newest reads all modalities; train one first")
+    if len(fit) < len(found):
+        _log.info("%d runs; left out: %d on other data or on some modalities only", len(fit), len(found) - len(fit))
+    return config.model_copy(update={"runs": ",".join(fit)})
+
+
+def sources(config: AnalysisConfig) -> Sequence[DataSource]:
+    """The data set, and the weights of every fold of every run."""
+    return judged_sources([open_run(one) for one in config.runs.split(",")])
+
+
+def analyse(config: AnalysisConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+    """One Record with all tables and figures."""
+    require_one_process(accelerator, NAME)
+    judged = [open_run(one) for one in config.runs.split(",")]
+    runs = _runs(config.runs.split(","))
+    names = runs.set_index("run_id")[["protocol", "setting", "seed"]]
+    evidence = Evidence(*(frame.join(names, on="run_id") for frame in collect(judged, accelerator.device)))
+    classes = judged[0].classes.names
+    tables = {
+        "protocols": comparison.protocol_table(runs),
+        "subsets": comparison.subset_table(evidence.subsets),
+        "ablation": comparison.ablation_table(evidence.subsets),
+        "shares": comparison.share_table(evidence.windows, classes),
+        "subjects": comparison.subject_table(evidence.windows),
+        "position": comparison.position_table(evidence.windows),
+    }
+    figures = charts.figures_of(tables, evidence.windows, classes)
+    tables["subsets"] = _flat(tables["subsets"])
+    files: dict[str, Any] = {f"tables/{name}.csv": table for name, table in {**tables, "runs": runs}.items()}
+    yield Record(0, _summary(tables), files | {f"figures/{name}.png": figure for name, figure in figures.items()})
+
+
+def _runs(run_ids: Sequence[str]) -> pd.DataFrame:
+    """The runs' rows, with columns protocol, setting and seed."""
+    from labtrail.query import Query, group_names, varying
+
+    runs = Query("pamap2", run_ids=run_ids).runs()
+    keys = [*_NAMED, *(key for key in varying(runs, _APART) if key not in _NAMED)]
+    protocol, seed = runs["cfg.split.protocol"], runs["cfg.seed"].astype(int)
+    return runs.assign(protocol=protocol, setting=group_names(runs, keys), seed=seed)
+
+
+def _flat(subsets: pd.DataFrame) -> pd.DataFrame:
+    """The subset table in long form, as a CSV file can hold it."""
+    return subsets.stack(["protocol", "setting"], future_stack=True).rename("macro_f1").dropna().reset_index()
+
+
+def _summary(tables: dict[str, pd.DataFrame]) -> dict[str, float]:
+    protocols = tables["protocols"]
+    by_setting = tables["subsets"].groupby(["protocol", "setting"])["macro_f1"].mean()
+    return {
+        "analysis/runs": float(protocols["seeds"].sum()),
+        "analysis/settings": float(len(protocols)),
+        "analysis/best_macro_f1": float(protocols["macro_f1"].max()),
+        "analysis/best_mean_of_subsets": float(by_setting.max()),
+    }
+
+
+def title(config: AnalysisConfig) -> str:
+    """Short name of the run: ``analysis-of-9``."""
+    return f"analysis-of-{len(config.runs.split(','))}"
+
+
+TASK = Task(
+    name=NAME,
+    config=AnalysisConfig,
+    function=analyse,
+    default=Path("configs/pamap2-analysis/default.yaml"),
+    resolve=resolve,
+    sources=sources,
+    title=title,
+    experiment="pamap2",
+)

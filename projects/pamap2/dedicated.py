@@ -1,0 +1,61 @@
+"""Runs trained on some modalities only: what a model that bears missing ones has to be compared with."""
+
+from collections.abc import Sequence
+
+from labtrail.errors import QueryError
+from projects.pamap2.config import ModelConfig, Pamap2Config
+from projects.pamap2.inputs import NAMES
+from projects.pamap2.judged import SUBSETS, run_config
+
+FIND = "find"
+
+
+def resolve_dedicated(run_id: str, words: Sequence[str]) -> tuple[str, ...]:
+    """Ids of the dedicated runs, one for each subset of modalities that has one.
+
+    Args:
+        run_id: the run that they stand beside.
+        words: run ids; or ``find``, for the newest run of each subset that differs from it in nothing but
+            ``model.modalities`` and ``model.missing``.
+
+    Raises:
+        QueryError: a run that differs in more, or none found.
+    """
+    from labtrail.query import Query, find_run
+
+    own = run_config(run_id)
+    if tuple(words) != (FIND,):
+        found = [str(find_run(word, "pamap2")["run_id"]) for word in words]
+        for one in found:
+            if _comparable(run_config(one)) != _comparable(own):
+                raise QueryError(f"dedicated: run {one} differs from {run_id} in more than model.modalities")
+    else:
+        same = {"seed": own.seed, "split.protocol": own.split.protocol, "model.fusion": own.model.fusion}
+        candidates = Query("pamap2", config={**same, "model.missing": "none"}).runs()["run_id"]
+        found = [str(one) for one in candidates if _comparable(run_config(str(one))) == _comparable(own)]
+        if not found:
+            raise QueryError(
+                f"dedicated: no finished run differs from {run_id} in model.modalities only; train some with "
+                "-P model.missing=none -P model.modalities=hand,chest and the other keys as they are there"
+            )
+    newest = {_subset(run_config(one)): one for one in found}
+    return tuple(newest[subset] for subset in SUBSETS if subset in newest)
+
+
+def dedicated_scores(run_ids: Sequence[str]) -> dict[tuple[bool, ...], tuple[str, float]]:
+    """Subset of modalities -> id and test macro F1 of the run that reads nothing else."""
+    from labtrail.query import Query
+
+    runs = Query("pamap2", run_ids=run_ids).runs()
+    scores = dict(zip(runs["run_id"], runs["test/macro_f1"], strict=True)) if len(runs) else {}
+    return {_subset(run_config(one)): (one, float(scores[one])) for one in run_ids}
+
+
+def _subset(config: Pamap2Config) -> tuple[bool, ...]:
+    return tuple(name in config.model.modalities for name in NAMES)
+
+
+def _comparable(config: Pamap2Config) -> Pamap2Config:
+    """The config without what a dedicated model has of its own."""
+    own = {name: ModelConfig.model_fields[name].default for name in ("modalities", "missing", "missing_rate")}
+    return config.model_copy(update={"model": config.model.model_copy(update=own)})
