@@ -41,6 +41,7 @@ check: $(VENV)/.dev
 	ruff format --check .
 	ruff check .
 	ty check
+	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	pytest -q tests/test_floors.py tests/test_configs.py
 
 format: $(VENV)/.dev

@@ -43,10 +43,28 @@ def test_training_leaves_every_subject_out_once(workspace: Workspace) -> None:
     history = workspace.query("pamap2").history(["validation/macro_f1"])
     assert history["step"].tolist() == list(range(6))
 
-    done = workspace.run("python", "-m", "projects.pamap2", "robustness", "--noise", "[0.0, 1.0]")
+
+def test_a_run_is_judged_beside_dedicated_ones_and_compared(workspace: Workspace) -> None:
+    workspace.write("tiny_pamap2.yaml", TINY)
+    train = ["python", "-m", "projects.pamap2", "--config", "tiny_pamap2.yaml"]
+    done = workspace.run(*train, "--model.missing", "masked_attention")
+    assert done.returncode == 0, done.stderr
+    run = workspace.query("pamap2").runs().iloc[0]
+
+    alone = workspace.run("python", "-m", "projects.pamap2", "robustness", "--dedicated", "find")
+    assert alone.returncode == 2
+    assert "dedicated: no finished run differs from" in alone.stderr
+    assert workspace.run(*train, "--model.modalities", "chest,hand").returncode == 0
+    dedicated = workspace.query("pamap2").runs().iloc[1]
+    assert dedicated["name"] == "late-loso-hand+chest-s0"
+
+    done = workspace.run(
+        "python", "-m", "projects.pamap2", "robustness", "--run", run["run_id"],
+        "--noise", "[0.0, 1.0]", "--dedicated", "find",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     judged = workspace.query("pamap2-robustness").runs().iloc[0]
-    assert judged[contract.READS] == run["run_id"]
+    assert judged[contract.READS].split(",") == [run["run_id"], dedicated["run_id"]]
     tables = workspace.artifacts(judged["run_id"]) / "tables"
     subsets = pd.read_csv(tables / "modality_subsets.csv")
     assert {"hand", "chest", "ankle", "heart_rate", "macro_f1", "accuracy", "ece"} <= set(subsets)
@@ -55,6 +73,37 @@ def test_training_leaves_every_subject_out_once(workspace: Workspace) -> None:
     # With everything there it is the run's own figure.
     assert judged["test/macro_f1"] == pytest.approx(run["test/macro_f1"])
     assert judged["test/ece"] == pytest.approx(run["test/ece"], abs=1e-6)
+    beside = subsets[subsets["dedicated_run"].notna()]
+    assert beside[["hand", "chest", "ankle", "heart_rate"]].to_numpy().tolist() == [[True, True, False, False]]
+    assert beside["dedicated_macro_f1"].item() == pytest.approx(dedicated["test/macro_f1"])
+    assert judged["test/ratio_to_dedicated_worst"] == pytest.approx(
+        beside["macro_f1"].item() / dedicated["test/macro_f1"]
+    )
+    assert judged["test/dedicated_models"] == 1
+
+    refused = workspace.run("python", "-m", "projects.pamap2", "robustness", "--run", dedicated["run_id"])
+    assert "reads hand, chest only; name one that reads all modalities" in refused.stderr
+
+    done = workspace.run(*train, "--split.protocol", "contiguous", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    contiguous = workspace.query("pamap2").runs().iloc[2]
+    done = workspace.run("python", "-m", "projects.pamap2", "analysis")
+    assert done.returncode == 0, done.stderr
+    assert "3 runs; left out: 1 on other data or on some modalities only" in done.stderr
+    compared = workspace.query("pamap2-analysis").runs().iloc[0]
+    assert compared["name"] == "analysis-of-2"
+    folder = workspace.artifacts(compared["run_id"])
+    assert {path.stem for path in (folder / "figures").iterdir()} == {
+        "protocols", "confusion", "subsets", "ablation", "subjects", "position",
+    }  # fmt: skip
+    protocols = pd.read_csv(folder / "tables/protocols.csv").set_index("protocol")
+    assert protocols.loc["loso", "macro_f1"] == pytest.approx(run["test/macro_f1"])
+    assert protocols.loc["contiguous", "setting"] == "late, none"
+    assert protocols.loc["contiguous", "run_ids"] == contiguous["run_id"]
+    table = pd.read_csv(folder / "tables/subsets.csv")
+    own = table[table["protocol"] == "loso"].set_index("subset")["macro_f1"]
+    assert own["hand+chest"] == pytest.approx(beside["macro_f1"].item())
+    assert (len(own), len(table)) == (15, 30)
 
 
 def test_a_killed_training_continues_bit_for_bit(workspace: Workspace) -> None:

@@ -97,3 +97,27 @@ def test_attention_over_modalities_means_something() -> None:
         shares = model(fusion="hybrid")(windows(), present(True, True, True, True)).shares
     assert shares is not None
     assert shares.std(dim=0).max() > 1e-4
+
+
+@pytest.mark.parametrize(("fusion", "missing"), [("hybrid", "masked_attention"), ("late", "none"), ("early", "none")])
+def test_a_dedicated_model_reads_its_modalities_and_nothing_else(fusion: str, missing: str) -> None:
+    network = model(fusion=fusion, missing=missing, modalities="ankle,hand")
+    one, other = windows(), windows()
+    other[1], other[3] = (torch.full_like(other[index], float("nan")) for index in (1, 3))
+    there = present(True, True, True, True)
+    first, second = network(one, there), network(other, there)
+    assert torch.equal(first.logits, second.logits)
+    channels = {name: one for name, one in network.named_parameters() if name.endswith("body.0.weight")}
+    assert [one.shape[1] for one in channels.values()] == ([22] if fusion == "early" else [11, 11])
+    if first.shares is not None:
+        assert first.shares[:, [1, 3]].eq(0).all()
+        torch.testing.assert_close(first.shares.sum(1), torch.ones(6))
+
+
+def test_modalities_are_one_config_in_any_order_and_never_none() -> None:
+    one = ModelConfig.model_validate({"modalities": "ankle, hand"})
+    assert one == ModelConfig.model_validate({"modalities": ["hand", "ankle"]})
+    assert (one.modalities, one.dedicated) == (("hand", "ankle"), True)
+    for wrong in ("", "hand,hand", "wrist"):
+        with pytest.raises(ValidationError):
+            ModelConfig.model_validate({"modalities": wrong})

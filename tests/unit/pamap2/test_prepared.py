@@ -1,7 +1,11 @@
 """Heart rate by its rule, a data set that is whole or absent, and the same bytes every time."""
 
+import json
 import math
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labtrail.errors import DataError
-from labtrail.files import replaced_folder
+from labtrail.files import replaced_folder, sha256_of
 from projects.pamap2 import build as building
 from projects.pamap2.build import build, open_data
 from projects.pamap2.config import DataConfig, ExportConfig, PrepareConfig, SplitConfig, SyntheticConfig
@@ -23,6 +27,7 @@ from projects.pamap2.recording import Recording
 from projects.pamap2.schema import FULL_ROWS, SENSORS
 from projects.pamap2.synthetic import write_recordings
 
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = SyntheticConfig(subjects=2, activities=(1, 4), bouts=2, bout_s=4)
 
 
@@ -142,3 +147,46 @@ def test_all_nine_subjects_must_have_the_published_rows() -> None:
     building._check_full([recording(101, 5)])
     with pytest.raises(DataError, match="subject 109: expected 6391 rows with activity 0 dropped, found 6000"):
         building._check_full([*whole[:-1], recording(109, 6000)])
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from projects.pamap2.build import build
+print("ready", flush=True)
+sys.stdin.readline()
+build(Path(sys.argv[1]), Path(sys.argv[2]), "trailing")
+print("done", flush=True)
+"""
+
+
+def test_a_killed_prepare_leaves_the_old_data_or_the_new_never_a_mixture(tmp_path: Path) -> None:
+    old_source, new_source = (
+        write_recordings(SMALL.model_copy(update={"seed": seed}), tmp_path / f"source{seed}") for seed in (0, 1)
+    )
+    output, fresh = tmp_path / "prepared", tmp_path / "fresh"
+    began = time.perf_counter()
+    build(new_source, fresh, "trailing")
+    took = time.perf_counter() - began
+    build(old_source, output, "trailing")
+    whole = {one.digest for one in map(load_dataset, (fresh, output))}
+    ends = set()
+    for share in (0.3, 0.6, 0.9, 1.0, 1.1, 3.0):
+        command = [sys.executable, "-c", KILLED, str(new_source), str(output)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            time.sleep(share * took)
+            process.kill()
+        found = load_dataset(output)
+        ends.add(found.digest)
+        assert found.digest in whole
+        index = json.loads((output / INDEX).read_text())
+        assert {name: sha256_of(output / name) for name in ARRAYS} == index["sha256"]
+        build(old_source, output, "trailing")
+        # What a killed prepare has left behind is gone with the next one.
+        assert [path.name for path in tmp_path.glob(".prepared-*")] == [output.resolve().name]
+    assert load_dataset(output).digest in ends
