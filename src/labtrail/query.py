@@ -173,6 +173,24 @@ def data_digests(run_id: str, client: MlflowClient | None = None) -> set[str]:
     return {profile["sha256"] for profile in profiles if "sha256" in profile}
 
 
+def model_version(uri: str, client: MlflowClient | None = None) -> tuple[str, str]:
+    """Run id and version of a registered model, named ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+
+    Raises:
+        QueryError: no such model, alias or version; lists what the registry has.
+    """
+    client = client or store.connect()
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    name, _, version = (name, "", "") if alias else name.rpartition("/")
+    try:
+        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+    except MlflowException as error:
+        registered = {one.name: ", ".join(one.aliases) or "no alias" for one in client.search_registered_models()}
+        there = "; ".join(f"{one} ({aliases})" for one, aliases in registered.items()) or "none"
+        raise QueryError(f"{uri}: no such model; registered ones: {there}") from error
+    return str(found.run_id), str(found.version)
+
+
 def varying(runs: pd.DataFrame, apart: Sequence[str] = ("cfg.seed",)) -> list[str]:
     """The config keys (``cfg.model.width``) on which runs differ, in order of name, but for those named."""
     keys = sorted(name for name in runs if str(name).startswith(contract.CONFIG_PREFIX) and name not in apart)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -12,7 +13,8 @@ def copied(value: Any, buffer: Any) -> Any:
     if isinstance(value, Tensor):
         if isinstance(buffer, Tensor) and buffer.shape == value.shape and buffer.dtype == value.dtype:
             return buffer.copy_(value.detach())
-        return value.detach().to("cpu", copy=True)
+        # Files hold tensors in their plain layout, whatever the layout in memory.
+        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(value, dict):
         known = buffer if isinstance(buffer, dict) else {}
         return {key: copied(inner, known.get(key)) for key, inner in value.items()}

@@ -1,0 +1,158 @@
+"""Images in memory: read once, split once, kept as bytes on the device, cut to batches there.
+
+Shape suffixes: N images, B samples, C channels, H and W pixels.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from projects.distill.archives import Raw, read_cifar, read_svhn
+from projects.distill.config import DataConfig
+from projects.distill.tinyimagenet import read_tinyimagenet
+
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "svhn": 10, "tinyimagenet": 200}
+# A mirrored digit is another sign.
+FLIPPED = ("cifar10", "cifar100", "tinyimagenet")
+_DIGITS_TEST = 0.2
+_DIGITS_SEED = 0
+
+
+@dataclass(frozen=True)
+class Images:
+    """One data set, split.
+
+    Attributes:
+        train, validation, test: images (N, C, H, W) uint8 and labels (N,) int64.
+        classes: number of classes.
+        flip: whether a mirrored image is as good as the image.
+        mean, deviation: of each channel over the training images, in units of 0 .. 1.
+    """
+
+    train: Raw
+    validation: Raw
+    test: Raw
+    classes: int
+    flip: bool
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def digests(self) -> dict[str, str]:
+        """sha-256 of each split's images and labels."""
+        return {
+            name: hashlib.sha256(part.images.tobytes() + part.labels.tobytes()).hexdigest()
+            for name, part in (("train", self.train), ("validation", self.validation), ("test", self.test))
+        }
+
+
+@lru_cache(maxsize=4)
+def load_images(config: DataConfig) -> Images:
+    """Reads a data set and holds part of its training images out, the same number in a hundred of every class.
+
+    Raises:
+        DataError: missing or damaged data.
+    """
+    whole, test = _read(config)
+    chosen = _held_out(whole.labels, config.validation, config.split_seed)
+    train = Raw(whole.images[~chosen], whole.labels[~chosen])
+    scaled = [train.images[:, channel].astype(np.float64) / 255 for channel in range(train.images.shape[1])]
+    return Images(
+        train=train,
+        validation=Raw(whole.images[chosen], whole.labels[chosen]),
+        test=test,
+        classes=CLASSES[config.name],
+        flip=config.name in FLIPPED,
+        mean=tuple(float(one.mean()) for one in scaled),
+        deviation=tuple(float(max(one.std(), 1e-6)) for one in scaled),
+    )
+
+
+def _read(config: DataConfig) -> tuple[Raw, Raw]:
+    folder = config.folder or Path("data") / config.name
+    if config.name == "digits":
+        return _digits()
+    if config.name == "svhn":
+        return read_svhn(folder)
+    if config.name == "tinyimagenet":
+        return read_tinyimagenet(folder)
+    classes = CLASSES[config.name]
+    archive = folder if folder.name.endswith(".tar.gz") else folder / f"cifar-{classes}-python.tar.gz"
+    return read_cifar(archive, classes)
+
+
+def _digits() -> tuple[Raw, Raw]:
+    """1,797 scanned digits (UCI, bundled with scikit-learn), each pixel doubled to 16 x 16; a fifth is for testing."""
+    found = load_digits()
+    images = (found.images * (255 / 16)).round().astype(np.uint8)[:, None]
+    images = images.repeat(2, axis=2).repeat(2, axis=3)
+    labels = found.target.astype(np.int64)
+    test = _held_out(labels, _DIGITS_TEST, _DIGITS_SEED)
+    return Raw(images[~test], labels[~test]), Raw(images[test], labels[test])
+
+
+def _held_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A mask (N,) with this share of every class, rounded, at least one."""
+    generator = np.random.default_rng(seed)
+    mask = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        mask[generator.permutation(own)[: max(1, round(share * len(own)))]] = True
+    return mask
+
+
+class Resident:
+    """One split's images on the device, padded once; batches are gathered there."""
+
+    def __init__(self, raw: Raw, images: Images, device: torch.device) -> None:
+        """
+        Args:
+            raw: one of the splits.
+            images: the data set, for its scale and whether to flip.
+            device: where the bytes go.
+        """
+        self._side = raw.images.shape[2]
+        self._pad = self._side // 8
+        pad = self._pad
+        padded = np.pad(raw.images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+        # Channels last, as one row of pixels is gathered at a time.
+        self._padded = torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 2, 3, 1))).to(device)
+        self.labels = torch.from_numpy(raw.labels).to(device)
+        self._mean = torch.tensor(images.mean, device=device) * 255
+        self._scale = 1 / (torch.tensor(images.deviation, device=device) * 255)
+        self._flip = images.flip
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def plain(self, index_B: Tensor) -> Tensor:
+        """Normalised images (B, C, H, W), float32, in channels-last memory."""
+        end = self._pad + self._side
+        chosen = self._padded[index_B.to(self._padded.device)]
+        return self._normalised(chosen[:, self._pad : end, self._pad : end])
+
+    def augmented(self, index_B: Tensor, generator: torch.Generator) -> Tensor:
+        """The same, each cropped at random from its padded image and, where that is as good, mirrored at random.
+
+        Args:
+            index_B: which images.
+            generator: on the CPU, so that every device draws alike.
+        """
+        count, device = len(index_B), self._padded.device
+        shift = torch.randint(2 * self._pad + 1, (2, count), generator=generator)
+        mirrored = (
+            (torch.rand(count, generator=generator) < 0.5) if self._flip else torch.zeros(count, dtype=torch.bool)
+        )
+        line = torch.arange(self._side)
+        columns = torch.where(mirrored[:, None], line.flip(0), line) + shift[1][:, None]
+        rows = line + shift[0][:, None]
+        index, rows, columns = (one.to(device) for one in (index_B, rows, columns))
+        return self._normalised(self._padded[index[:, None, None], rows[:, :, None], columns[:, None, :]])
+
+    def _normalised(self, bytes_BHWC: Tensor) -> Tensor:
+        return ((bytes_BHWC.float() - self._mean) * self._scale).permute(0, 3, 1, 2)

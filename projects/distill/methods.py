@@ -1,0 +1,181 @@
+"""The methods: what a student is asked to match beside the labels, each a module with the parts it trains."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from projects.distill import losses
+from projects.distill.config import LossConfig
+from projects.distill.model import Output
+from projects.distill.parts import Paraphraser, Regressor, Translator
+
+
+class Shapes(NamedTuple):
+    """What a method has to know of the networks.
+
+    Attributes:
+        student, teacher: channels of the three stages.
+        classes: number of classes.
+    """
+
+    student: tuple[int, ...]
+    teacher: tuple[int, ...]
+    classes: int
+
+
+class Logit(nn.Module):
+    """Softened logits (Hinton et al. 2015)."""
+
+    def __init__(self, config: LossConfig, _shapes: Shapes) -> None:
+        super().__init__()
+        self.temperature = config.temperature
+
+    def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
+        """The unweighted term, a scalar."""
+        return losses.logit_loss(student.logits, teacher.logits, self.temperature)
+
+
+class StandardisedLogit(nn.Module):
+    """Softened standardised logits (Sun et al. 2024)."""
+
+    def __init__(self, config: LossConfig, _shapes: Shapes) -> None:
+        super().__init__()
+        self.temperature = config.temperature
+
+    def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
+        """The unweighted term, a scalar."""
+        return losses.standardised_logit_loss(student.logits, teacher.logits, self.temperature)
+
+
+class Decoupled(nn.Module):
+    """Target class and other classes apart (Zhao et al. 2022)."""
+
+    def __init__(self, config: LossConfig, shapes: Shapes) -> None:
+        super().__init__()
+        if shapes.classes < 3:
+            raise ValueError(f"method dkd needs at least 3 classes, found {shapes.classes}; use logit")
+        self.weights = (config.dkd_alpha, config.dkd_beta)
+        self.temperature = config.temperature
+
+    def forward(self, student: Output, teacher: Output, labels_B: Tensor) -> Tensor:
+        """The unweighted term, a scalar."""
+        parts = losses.decoupled_losses(student.logits, teacher.logits, labels_B, self.temperature)
+        return self.weights[0] * parts[0] + self.weights[1] * parts[1]
+
+
+class Hint(nn.Module):
+    """The student's first stage, projected to the teacher's second (Romero et al. 2015): a thin layer has to widen."""
+
+    def __init__(self, _config: LossConfig, shapes: Shapes) -> None:
+        super().__init__()
+        self.connect = nn.Conv2d(shapes.student[0], shapes.teacher[1], 3, stride=2, padding=1)
+
+    def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
+        """The unweighted term, a scalar."""
+        return losses.hint_loss(self.connect(student.stages[0]), teacher.stages[1])
+
+
+class Attention(nn.Module):
+    """Attention maps of all three stages (Zagoruyko & Komodakis 2017)."""
+
+    def __init__(self, config: LossConfig, _shapes: Shapes) -> None:
+        super().__init__()
+        self.form = config.attention_form
+
+    def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
+        """The unweighted term, a scalar."""
+        return losses.attention_loss(student.stages, teacher.stages, form=self.form)
+
+
+class Relations(nn.Module):
+    """Distances and angles among a batch's pooled features (Park et al. 2019)."""
+
+    def __init__(self, config: LossConfig, _shapes: Shapes) -> None:
+        super().__init__()
+        self.angle = config.rkd_angle
+
+    def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
+        """The unweighted term, a scalar."""
+        distance = losses.relation_distance_loss(student.pooled, teacher.pooled)
+        return distance + self.angle * losses.relation_angle_loss(student.pooled, teacher.pooled)
+
+
+class Factors(nn.Module):
+    """Factors of the last stage (Kim et al. 2018); the paraphraser was trained before, by itself."""
+
+    def __init__(self, config: LossConfig, shapes: Shapes) -> None:
+        super().__init__()
+        count = factors_of(config, shapes)
+        self.translate = Translator(shapes.student[2], count)
+        self.paraphrase = Paraphraser(shapes.teacher[2], count).requires_grad_(False)
+
+    def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
+        """The unweighted term, a scalar."""
+        with torch.no_grad():
+            given = self.paraphrase(teacher.stages[2])
+        return losses.factor_loss(self.translate(student.stages[2]), given)
+
+
+def factors_of(config: LossConfig, shapes: Shapes) -> int:
+    """Number of factors, a share of the teacher's channels (k in Kim et al. 2018)."""
+    return max(1, round(config.factor_rate * shapes.teacher[2]))
+
+
+class NeuronSelectivity(nn.Module):
+    """Channel maps of the last stage (Huang & Wang 2017)."""
+
+    def __init__(self, _config: LossConfig, _shapes: Shapes) -> None:
+        super().__init__()
+
+    def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
+        """The unweighted term, a scalar."""
+        return losses.neuron_selectivity_loss(student.stages[2], teacher.stages[2])
+
+
+class Similarity(nn.Module):
+    """Similarities among a batch at the last stage (Tung & Mori 2019)."""
+
+    def __init__(self, _config: LossConfig, _shapes: Shapes) -> None:
+        super().__init__()
+
+    def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
+        """The unweighted term, a scalar."""
+        return losses.similarity_loss(student.stages[2], teacher.stages[2])
+
+
+class Variational(nn.Module):
+    """All three stages predicted with a variance of their own, which is learnt (Ahn et al. 2019)."""
+
+    def __init__(self, _config: LossConfig, shapes: Shapes) -> None:
+        super().__init__()
+        pairs = zip(shapes.student, shapes.teacher, strict=True)
+        self.regress = nn.ModuleList(Regressor(own, wanted) for own, wanted in pairs)
+
+    def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
+        """The unweighted term, a scalar."""
+        stages = zip(self.regress, student.stages, teacher.stages, strict=True)
+        terms = [losses.variational_loss(regress(own), given, regress.rho) for regress, own, given in stages]
+        return torch.stack(terms).sum()
+
+
+class Extra(NamedTuple):
+    """A method and the weight that its authors, or the programs that people use, give it."""
+
+    build: Callable[[LossConfig, Shapes], nn.Module]
+    weight: float
+
+
+EXTRAS: Mapping[str, Extra] = {
+    "logit": Extra(Logit, 1.0),
+    "fitnets": Extra(Hint, 100.0),
+    "attention": Extra(Attention, 1000.0),
+    "rkd": Extra(Relations, 25.0),
+    "factor": Extra(Factors, 500.0),
+    "nst": Extra(NeuronSelectivity, 50.0),
+    "sp": Extra(Similarity, 3000.0),
+    "vid": Extra(Variational, 1.0),
+    "dkd": Extra(Decoupled, 1.0),
+    "logitstd": Extra(StandardisedLogit, 1.0),
+}

@@ -1,0 +1,140 @@
+"""Teachers: finished runs, resolved once, of the student's own data, with weights whose digest is known."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from labtrail.checkpoint import load_portable
+from labtrail.config import load_config
+from labtrail.contract import CHECKPOINTS, CONFIG_FILE
+from labtrail.errors import ConfigError, QueryError
+from labtrail.files import sha256_of
+from labtrail.record import DataSource
+from projects.distill.config import ALONE, FIND, DistillConfig
+from projects.distill.data import load_images
+from projects.distill.model import ResNet, fused
+
+WEIGHTS = f"{CHECKPOINTS}/best.pt"
+# Where the student's weights lie in a checkpoint of a run; beside them are the parts of its method.
+PREFIX = "student."
+
+
+class Taught(NamedTuple):
+    """A frozen teacher.
+
+    Attributes:
+        model: in evaluation mode, without gradients.
+        widths: channels of its three stages.
+    """
+
+    model: nn.Module
+    widths: tuple[int, ...]
+
+
+def resolve(config: DistillConfig) -> DistillConfig:
+    """The config with its teacher's run id, version and digest written out; a run without a teacher has none.
+
+    Raises:
+        QueryError: no such run, one that has not finished, one of other data; the valid ones are listed.
+        ConfigError: the weights are not those of a digest that was given.
+    """
+    if config.method in ALONE:
+        none = {"teacher": "", "teacher_version": "", "teacher_sha256": ""}
+        return config.model_copy(update=none | ({"alpha": 0.0} if config.method == "none" else {}))
+    from labtrail.query import artifact, find_run, model_version
+
+    version = ""
+    if config.teacher == FIND:
+        run_id = _baseline(config)
+    elif config.teacher.startswith("models:/"):
+        run_id, version = model_version(config.teacher)
+        run_id = str(find_run(run_id, "distill")["run_id"])
+    else:
+        run_id = str(find_run(config.teacher, "distill")["run_id"])
+    _refuse_other_data(run_id, config)
+    digest = sha256_of(artifact(run_id, WEIGHTS))
+    if config.teacher_sha256 not in ("", digest):
+        raise ConfigError([f"teacher_sha256: run {run_id} has weights {digest}, expected {config.teacher_sha256}"])
+    found = {"teacher": run_id, "teacher_version": version or config.teacher_version, "teacher_sha256": digest}
+    return config.model_copy(update=found)
+
+
+def _baseline(config: DistillConfig) -> str:
+    """The newest finished baseline of these data, this seed and the wanted architecture."""
+    from labtrail.query import Query
+
+    wanted = {"method": "none", "data.name": config.data.name}
+    runs = Query("distill", config=wanted).runs()
+    if len(runs):
+        same = (runs["cfg.seed"] == str(config.seed)) & (runs["cfg.model.name"] == config.teacher_model)
+        fit = [run_id for run_id in runs[same]["run_id"] if _same_data(run_id, config)]
+        if fit:
+            return str(fit[-1])
+    raise QueryError(
+        f"teacher: no finished baseline {config.teacher_model} on {config.data.name} with seed {config.seed}; train it "
+        f"with method none and model.name {config.teacher_model}, or name one{_listed(runs)}"
+    )
+
+
+def _refuse_other_data(run_id: str, config: DistillConfig) -> None:
+    if not _same_data(run_id, config):
+        from labtrail.query import Query
+
+        runs = Query("distill", config={"method": "none", "data.name": config.data.name}).runs()
+        own = run_config(run_id).data
+        raise QueryError(
+            f"teacher: run {run_id} was trained on other images ({own.name}, split seed {own.split_seed}) than this "
+            f"config has ({config.data.name}, split seed {config.data.split_seed}){_listed(runs)}"
+        )
+
+
+def _same_data(run_id: str, config: DistillConfig) -> bool:
+    from labtrail.query import data_digests
+
+    return set(load_images(config.data).digests().values()) <= data_digests(run_id)
+
+
+def _listed(runs: Any) -> str:
+    if not len(runs):
+        return "; no baseline on these data has finished yet"
+    return "; finished ones: " + ", ".join(
+        f"{run_id} ({name})" for run_id, name in zip(runs["run_id"], runs["name"], strict=True)
+    )
+
+
+def run_config(run_id: str) -> DistillConfig:
+    """What a run ran with."""
+    from labtrail.query import artifact
+
+    return load_config(DistillConfig, artifact(run_id, CONFIG_FILE))
+
+
+def teacher_source(config: DistillConfig) -> list[DataSource]:
+    """The teacher's weights, as data that a student reads."""
+    if not config.teacher:
+        return []
+    place = f"runs:/{config.teacher}/{WEIGHTS}"
+    profile = {"model": run_config(config.teacher).model.name}
+    return [DataSource("teacher", "teacher", place, config.teacher_sha256, profile, config.teacher)]
+
+
+def load_teacher(config: DistillConfig, device: torch.device) -> Taught:
+    """The teacher's best weights, frozen, in the memory format and with the fusing that the config asks for."""
+    from labtrail.query import artifact
+
+    own, images = run_config(config.teacher), load_images(config.data)
+    model = ResNet(own.model, images.train.images.shape[1], images.classes)
+    model.load_state_dict(student_weights(load_portable(artifact(config.teacher, WEIGHTS))["model_state_dict"]))
+    model.requires_grad_(False).eval()
+    if config.train.fused_teacher:
+        fused(model)
+    if config.train.channels_last:
+        convert_conv2d_weight_memory_format(model, torch.channels_last)
+    return Taught(model.to(device), model.widths)
+
+
+def student_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The network's part of a checkpointed state."""
+    return {name.removeprefix(PREFIX): one for name, one in state.items() if name.startswith(PREFIX)}

@@ -1,0 +1,235 @@
+"""How a student is trained: one pass after the other over resident images, the teacher beside it."""
+
+import math
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch.optim import SGD, Optimizer
+from tqdm import tqdm
+
+from labtrail.checkpoint import Checkpoint
+from labtrail.errors import MetricError
+from labtrail.launch import require_one_process
+from labtrail.record import Record, named
+from labtrail.seeding import reseed
+from projects.distill.config import DistillConfig, TrainConfig
+from projects.distill.data import Images, Resident, load_images
+from projects.distill.evaluate import Answers, predict, scores
+from projects.distill.learner import Learner, SkippedSteps, balance, gradient_comparison
+from projects.distill.methods import Factors
+from projects.distill.model import Output
+from projects.distill.paraphraser import trained_paraphraser
+from projects.distill.teacher import Taught, load_teacher
+
+FEATURES = "features/test.safetensors"
+PARAPHRASER = "checkpoints/paraphraser.safetensors"
+
+
+class Splits(NamedTuple):
+    """The images of a run on its device."""
+
+    train: Resident
+    validation: Resident
+    test: Resident
+
+
+def resident_splits(images: Images, device: torch.device) -> Splits:
+    """The three splits as bytes on the device."""
+    return Splits(*(Resident(part, images, device) for part in (images.train, images.validation, images.test)))
+
+
+def train(config: DistillConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:
+    """One Record per epoch, and a last one over the test images: last weights, and those that validated best."""
+    require_one_process(accelerator, "distill")
+    images = load_images(config.data)
+    splits = resident_splits(images, accelerator.device)
+    teacher = load_teacher(config, accelerator.device) if config.teacher else None
+    learner, optimizer = make_learner(config, images, splits, teacher)
+    learner, optimizer = accelerator.prepare(learner, optimizer)
+    progress = checkpoint.restore(learner, optimizer)
+    files: dict[str, Any] = _paraphraser_file(learner) if progress.epoch == 0 else {}
+    if progress.epoch == 0 and teacher is not None and config.loss.balance == "gradient":
+        calibrate(config, learner, teacher, splits.train, accelerator)
+
+    for epoch in range(progress.epoch, config.train.epochs):
+        metrics = named("train", train_epoch(config, learner, optimizer, teacher, splits.train, epoch, accelerator))
+        metrics |= named("validation", scores(predict(learner.student, splits.validation)))
+        progress.epoch = epoch + 1
+        yield Record(epoch, metrics, files)
+        files = {}
+
+    last = scores(predict(learner.student, splits.test))
+    checkpoint.load_best(learner)
+    best = predict(learner.student, splits.test)
+    found = scores(best) | {"accuracy_last": last["accuracy"]}
+    if teacher is not None:
+        found |= agreement(best, predict(teacher.model, splits.test))
+    yield Record(config.train.epochs, named("test", found), {FEATURES: features_file(best)})
+
+
+def make_learner(
+    config: DistillConfig, images: Images, splits: Splits, teacher: Taught | None
+) -> tuple[Learner, Optimizer]:
+    """A fresh student with its method's parts and its optimizer, drawn from the run's seed alone."""
+    reseed(config.seed)
+    widths = teacher.widths if teacher else ()
+    learner = Learner(config, images.train.images.shape[1], images.classes, widths)
+    if config.train.channels_last:
+        # Only the networks: the scalars of a learner have no layout.
+        convert_conv2d_weight_memory_format(learner.student, torch.channels_last)
+    if isinstance(learner.matcher, Factors):
+        assert teacher is not None
+        count = learner.matcher.paraphrase.conv1.out_channels
+        learner.matcher.paraphrase = trained_paraphraser(config, teacher, count, splits.train)
+    settings = config.train
+    optimizer = SGD(
+        [one for one in learner.parameters() if one.requires_grad],
+        lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay,
+    )  # fmt: skip
+    return learner, optimizer
+
+
+def train_epoch(
+    config: DistillConfig,
+    learner: Learner,
+    optimizer: Optimizer,
+    teacher: Taught | None,
+    images: Resident,
+    epoch: int,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """One pass over the training images; means over images, and how the two terms pulled in the first batch."""
+    step = Step(config, learner, optimizer, epoch, accelerator)
+    for index, batch in batches(config, images, epoch):
+        taught = answer_of(teacher, batch, accelerator)
+        step.take(batch, images.labels[index.to(batch.device)], taught)
+    return step.means()
+
+
+class Step:
+    """The steps of one epoch of one student."""
+
+    def __init__(
+        self, config: DistillConfig, learner: Learner, optimizer: Optimizer, epoch: int, accelerator: Accelerator
+    ) -> None:
+        reseed(config.seed, epoch)
+        self._learner, self._optimizer, self._accelerator = learner, optimizer, accelerator
+        self._method, self._epoch = config.method, epoch
+        self._skipped = SkippedSteps(config.method, config.train.skipped_steps)
+        self._sums: dict[str, Tensor] = {}
+        self._pull: dict[str, float] = {}
+        self._count = 0
+        for group in optimizer.param_groups:
+            group["lr"] = rate(config.train, epoch)
+        learner.train()
+
+    def take(self, batch: Tensor, labels: Tensor, taught: Output | None) -> None:
+        """One step of the optimizer; the sums stay on the device."""
+        with self._accelerator.autocast():
+            output = self._learner.student(batch)
+            ce, extra = self._learner.terms(output, taught, labels)
+        loss = self._learner.loss(ce, extra)
+        if extra is not None and self._count == 0:
+            ratio, cosine = gradient_comparison(self._learner.student, ce, extra)
+            self._pull = {"gradient_ratio": float(ratio), "gradient_cosine": float(cosine)}
+        self._accelerator.backward(loss)
+        self._optimizer.step()
+        self._skipped.note(bool(getattr(self._optimizer, "step_was_skipped", False)))
+        self._optimizer.zero_grad()
+        found = {"loss": loss, "ce": ce, "accuracy": (output.logits.argmax(1) == labels).float().mean()}
+        if extra is not None:
+            found["extra"] = extra
+        for name, value in found.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * len(labels)
+        self._count += len(labels)
+
+    def means(self) -> dict[str, float]:
+        """Means over the images of the epoch; with a teacher also its weight and its pull in the first batch.
+
+        Raises:
+            MetricError: the loss is not finite; names the method.
+        """
+        found = {name: float(total) / self._count for name, total in self._sums.items()}
+        if not math.isfinite(found["loss"]):
+            raise MetricError(
+                f"method {self._method}: the loss of epoch {self._epoch} is {found['loss']}; lower "
+                "train.learning_rate or loss.weight"
+            )
+        if self._pull:
+            found |= self._pull | {"extra_weight": float(self._learner.weight)}
+        return found
+
+
+def batches(config: DistillConfig, images: Resident, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(indices, augmented images) of one epoch; both depend on seed and epoch only, so that runs can be paired."""
+    generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
+    order = torch.randperm(len(images), generator=generator).split(config.train.batch_size)
+    # One image alone has no batch statistics: it joins the others in the next epoch.
+    parts = [part for part in order if len(part) > 1]
+    bar = tqdm(parts, desc=f"epoch {epoch}", unit="step", leave=False, disable=None)
+    for index in bar:
+        batch = images.augmented(index, generator)
+        yield index, batch if config.train.channels_last else batch.contiguous()
+
+
+def answer_of(teacher: Taught | None, batch: Tensor, accelerator: Accelerator) -> Output | None:
+    """What the teacher says about a batch, without a gradient."""
+    if teacher is None:
+        return None
+    with torch.no_grad(), accelerator.autocast():
+        return teacher.model(batch)
+
+
+def rate(config: TrainConfig, epoch: int) -> float:
+    """The learning rate of an epoch; a pure function, so nothing has to be saved."""
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+    return config.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in config.milestones)
+
+
+def calibrate(
+    config: DistillConfig, learner: Learner, teacher: Taught, images: Resident, accelerator: Accelerator
+) -> None:
+    """Balances the extra term against CE on the first batches of epoch 0; batch statistics stay as they were."""
+    parts = [pair for pair, _ in zip(batches(config, images, 0), range(config.loss.balance_batches), strict=False)]
+    before = {name: one.clone() for name, one in learner.student.named_buffers()}
+    learner.train()
+
+    def terms(number: int) -> tuple[Tensor, Tensor]:
+        index, batch = parts[number]
+        with accelerator.autocast():
+            taught = answer_of(teacher, batch, accelerator)
+            ce, extra = learner.terms(learner.student(batch), taught, images.labels[index.to(batch.device)])
+        assert extra is not None
+        return ce, extra
+
+    balance(learner, terms, len(parts))
+    for name, one in learner.student.named_buffers():
+        one.copy_(before[name])
+
+
+def agreement(student: Answers, teacher: Answers) -> dict[str, float]:
+    """How often student and teacher say the same, and the teacher's accuracy on the same images."""
+    own, given = student.logits.argmax(axis=1), teacher.logits.argmax(axis=1)
+    return {
+        "teacher_agreement": float((own == given).mean()),
+        "teacher_accuracy": float((given == teacher.labels).mean()),
+    }
+
+
+def features_file(answers: Answers) -> bytes:
+    """Labels, logits and pooled features of the test images, as an analysis reads them."""
+    stages = {f"stage_{index}": torch.from_numpy(one) for index, one in enumerate(answers.stages, start=1)}
+    return save({"logits": torch.from_numpy(answers.logits), "labels": torch.from_numpy(answers.labels), **stages})
+
+
+def _paraphraser_file(learner: Learner) -> dict[str, bytes]:
+    if not isinstance(learner.matcher, Factors):
+        return {}
+    state = learner.matcher.paraphrase.state_dict()
+    return {PARAPHRASER: save({name: one.detach().cpu().contiguous() for name, one in state.items()})}

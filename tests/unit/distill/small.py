@@ -1,0 +1,70 @@
+"""Small images, a small teacher and small configs, for tests that train."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from labtrail.checkpoint import Checkpoint, Score
+from labtrail.record import Record
+from projects.distill import paraphraser, teacher, train
+from projects.distill.archives import Raw
+from projects.distill.config import DataConfig, DistillConfig, ModelConfig
+from projects.distill.data import Images, load_images
+from projects.distill.model import ResNet
+from projects.distill.teacher import Taught
+
+IMAGES = 96
+
+
+def small_images() -> Images:
+    """The first digits of each split."""
+    whole = load_images(DataConfig())
+    parts = {name: getattr(whole, name) for name in ("train", "validation", "test")}
+    return replace(whole, **{name: Raw(one.images[:IMAGES], one.labels[:IMAGES]) for name, one in parts.items()})
+
+
+def small_teacher() -> Taught:
+    torch.manual_seed(7)
+    model = ResNet(ModelConfig(name="resnet14", width=8), 1, 10).eval().requires_grad_(False)
+    return Taught(model, model.widths)
+
+
+def small_config(**changes: Any) -> DistillConfig:
+    values = {
+        "method": "logit",
+        "teacher": "0" * 32,
+        "teacher_sha256": "a",
+        "model": {"name": "resnet8", "width": 4},
+        "loss": {"paraphraser_epochs": 2},
+        "train": {"epochs": 4, "batch_size": 32, "learning_rate": 0.01},
+    }
+    return DistillConfig.model_validate(values | changes)
+
+
+def use_small(monkeypatch: Any, folder: Path) -> None:
+    """Lets training read the small images and the small teacher."""
+    monkeypatch.chdir(folder)
+    for module in (train, paraphraser, teacher):
+        monkeypatch.setattr(module, "load_images", lambda _config: small_images())
+    monkeypatch.setattr(train, "load_teacher", lambda _config, _device: small_teacher())
+
+
+def run(config: DistillConfig, folder: Path, records: int | None = None) -> list[Record]:
+    """Trains with checkpoints in a folder; stops as a killed process would after some records."""
+    # Accelerate keeps the first precision of a process; a run has a process of its own.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, mixed_precision=config.compute.precision)
+    checkpoint = Checkpoint(folder, accelerator, score=Score("validation/accuracy"))
+    found = []
+    for record in train.train(config, accelerator, checkpoint):
+        checkpoint.judge(record)
+        checkpoint.save(record)
+        found.append(record)
+        if len(found) == records:
+            checkpoint.flush()
+            break
+    return found
