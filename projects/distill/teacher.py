@@ -8,7 +8,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from labtrail.checkpoint import load_portable
 from labtrail.config import load_config
-from labtrail.contract import CHECKPOINTS, CONFIG_FILE
+from labtrail.contract import BEST_WEIGHTS, CONFIG_FILE
 from labtrail.errors import ConfigError, QueryError
 from labtrail.files import sha256_of
 from labtrail.record import DataSource
@@ -16,7 +16,6 @@ from projects.distill.config import ALONE, FIND, DistillConfig
 from projects.distill.data import load_images
 from projects.distill.model import ResNet, fused
 
-WEIGHTS = f"{CHECKPOINTS}/best.pt"
 # Where the student's weights lie in a checkpoint of a run; beside them are the parts of its method.
 PREFIX = "student."
 
@@ -54,7 +53,7 @@ def resolve(config: DistillConfig) -> DistillConfig:
     else:
         run_id = str(find_run(config.teacher, "distill")["run_id"])
     _refuse_other_data(run_id, config)
-    digest = sha256_of(artifact(run_id, WEIGHTS))
+    digest = sha256_of(artifact(run_id, BEST_WEIGHTS))
     if config.teacher_sha256 not in ("", digest):
         raise ConfigError([f"teacher_sha256: run {run_id} has weights {digest}, expected {config.teacher_sha256}"])
     found = {"teacher": run_id, "teacher_version": version or config.teacher_version, "teacher_sha256": digest}
@@ -115,7 +114,7 @@ def teacher_source(config: DistillConfig) -> list[DataSource]:
     """The teacher's weights, as data that a student reads."""
     if not config.teacher:
         return []
-    place = f"runs:/{config.teacher}/{WEIGHTS}"
+    place = f"runs:/{config.teacher}/{BEST_WEIGHTS}"
     profile = {"model": run_config(config.teacher).model.name}
     return [DataSource("teacher", "teacher", place, config.teacher_sha256, profile, config.teacher)]
 
@@ -126,7 +125,7 @@ def load_teacher(config: DistillConfig, device: torch.device) -> Taught:
 
     own, images = run_config(config.teacher), load_images(config.data)
     model = ResNet(own.model, images.train.images.shape[1], images.classes)
-    model.load_state_dict(student_weights(load_portable(artifact(config.teacher, WEIGHTS))["model_state_dict"]))
+    model.load_state_dict(student_weights(load_portable(artifact(config.teacher, BEST_WEIGHTS))["model_state_dict"]))
     model.requires_grad_(False).eval()
     if config.train.fused_teacher:
         fused(model)

@@ -46,10 +46,18 @@ def _run_task(task: Task[Any], module: str, word: str, arguments: list[str], oth
     @click.option("--processes", type=click.IntRange(1), help="Processes on this machine; started here if needed.")
     @click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, metavar="SECONDS",
                   help="Silence after which a process that does not answer the others counts as lost.")  # fmt: skip
+    @click.option("--register", default="", metavar="NAME",
+                  help="Name in the model registry for the run's best weights; its newest version has an alias.")  # fmt: skip
     @click.option("--print-config", is_flag=True, help="Print the merged config as YAML and stop.")
     @click.pass_context
     def command(
-        context: click.Context, path: Path, again: bool, processes: int | None, timeout: float, print_config: bool
+        context: click.Context,
+        path: Path,
+        again: bool,
+        processes: int | None,
+        timeout: float,
+        register: str,
+        print_config: bool,
     ) -> int:
         # Loading MLflow takes seconds: a typo is answered, and a config printed, before that.
         config = load_config(task.config, path, _overrides(context.args))
@@ -60,7 +68,7 @@ def _run_task(task: Task[Any], module: str, word: str, arguments: list[str], oth
             relaunch(module, [*([word] if word else []), *arguments], processes)
         from labtrail.execute import Options, execute
 
-        return execute(task, config, Options(again=again, processes=processes, timeout_s=timeout))
+        return execute(task, config, Options(again, processes, timeout, register))
 
     command.help = f"Runs the task {task.name}; its results go to the MLflow experiment {task.experiment_name!r}."
     command_line(command, arguments)

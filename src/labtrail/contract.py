@@ -25,6 +25,10 @@ CONFIG_PREFIX = "cfg."
 CONFIG_FILE = "config.yaml"
 BEST_PREFIX = "best"
 CHECKPOINTS = "checkpoints"
+BEST_WEIGHTS = f"{CHECKPOINTS}/best.pt"
+
+# Alias of the version that was registered last ("latest" is reserved by MLflow).
+NEWEST = "newest"
 
 
 # How a config names the newest finished run of a task.

@@ -27,7 +27,7 @@ from labtrail.launch import make_accelerator
 from labtrail.peers import EndStatus, Peers, Verdict
 from labtrail.query import Query
 from labtrail.record import DataSource, Record
-from labtrail.run import Claim, Identity, Run, Status, checked, claim
+from labtrail.run import Claim, Identity, Run, Status, checked, claim, register
 from labtrail.signals import Guard, Interrupted
 from labtrail.task import Task
 
@@ -48,11 +48,13 @@ class Options:
         again: run anew although the work may be done.
         processes: how many processes there must be; None: as many as were started.
         timeout_s: seconds after which a rank that does not answer counts as lost.
+        register: name in the model registry for the run's best weights; empty: none.
     """
 
     again: bool = False
     processes: int | None = None
     timeout_s: float = 600.0
+    register: str = ""
 
 
 def follow(
@@ -94,6 +96,7 @@ def execute(task: Task[Config], config: Config, options: Options) -> int:
     if own.state == "finished":
         if accelerator.is_main_process:
             _log.info("already done: run %s has finished this work; --again runs it anew", own.run_id)
+            _register(own.run_id, options.register)
         return 0
     run = Run(own.run_id)
     try:
@@ -102,7 +105,16 @@ def execute(task: Task[Config], config: Config, options: Options) -> int:
         if accelerator.is_main_process:
             run.end("KILLED", str(interruption))
         raise
-    return attempt.run_to_end()
+    status = attempt.run_to_end()
+    if status == 0 and accelerator.is_main_process:
+        _register(own.run_id, options.register)
+    return status
+
+
+def _register(run_id: str, name: str) -> None:
+    if name:
+        version = register(run_id, name)
+        _log.info("registered as models:/%s/%s, alias %s", name, version, contract.NEWEST)
 
 
 class _Attempt:

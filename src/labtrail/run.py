@@ -331,6 +331,37 @@ class Run:
             remove(self.folder)
 
 
+def register(run_id: str, name: str) -> str:
+    """Makes a run's best weights a version of a registered model, and gives it the alias of the newest.
+
+    A run that is a version already keeps it.
+
+    Args:
+        run_id: a finished run.
+        name: of the model; created if there is none.
+
+    Returns:
+        The version.
+
+    Raises:
+        ClaimError: the run kept no best weights.
+    """
+    client = store.connect()
+    run = client.get_run(run_id)
+    if not any(one.path == contract.BEST_WEIGHTS for one in client.list_artifacts(run_id, contract.CHECKPOINTS)):
+        raise ClaimError(f"register: run {run_id} has no {contract.BEST_WEIGHTS}; its task keeps no best weights")
+    with store.locked("register"):
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        versions = client.search_model_versions(f"name = '{name}'")
+        own = next((one for one in versions if one.run_id == run_id), None)
+        if own is None:
+            source = f"{run.info.artifact_uri}/{contract.CHECKPOINTS}"
+            own = client.create_model_version(name, source, run_id=run_id)
+        client.set_registered_model_alias(name, contract.NEWEST, own.version)
+    return str(own.version)
+
+
 def _dataset(source: DataSource) -> DatasetInput:
     profile = {"sha256": source.digest, **source.profile}
     dataset = Dataset(
