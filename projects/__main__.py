@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Generator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from labtrail import links
 from labtrail.checkpoint import Checkpoint
 from labtrail.cli import run_tasks
 from labtrail.config import Section, TaskConfig, load_config
-from labtrail.errors import ConfigError, LabtrailError
+from labtrail.errors import LabtrailError
 from labtrail.launch import require_one_process
 from labtrail.record import Record
 from labtrail.task import Task
+from projects.tasks import task_named
 
 _UI = "http://127.0.0.1:5000"
 # A child opens a run of its own.
@@ -46,11 +46,7 @@ class Stop(Section):
     @property
     def task(self) -> Task[Any]:
         """The task of this stop."""
-        name = f"{self.project}-{self.word}" if self.word else self.project
-        tasks = {task.name: task for task in import_module(f"projects.{self.project}.__main__").TASKS}
-        if name not in tasks:
-            raise ConfigError([f"stops: no task {name}; valid: {', '.join(tasks)}"])
-        return tasks[name]
+        return task_named(f"{self.project}-{self.word}" if self.word else self.project).task
 
 
 class TourConfig(TaskConfig):

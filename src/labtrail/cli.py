@@ -47,7 +47,7 @@ def _run_task(task: Task[Any], module: str, word: str, arguments: list[str], oth
     @click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, metavar="SECONDS",
                   help="Silence after which a process that does not answer the others counts as lost.")  # fmt: skip
     @click.option("--register", default="", metavar="NAME",
-                  help="Name in the model registry for the run's best weights; its newest version has an alias.")  # fmt: skip
+                  help="Name in the model registry for the run's best weights.")  # fmt: skip
     @click.option("--print-config", is_flag=True, help="Print the merged config as YAML and stop.")
     @click.pass_context
     def command(

@@ -18,6 +18,8 @@ TORCH = "labtrail.torch"
 GIT_COMMIT = "labtrail.git_commit"
 GIT_DIRTY = "labtrail.git_dirty"
 JOB_ID = "scheduler.job_id"
+# Environment variable that gives a process's runs their campaign.
+CAMPAIGN_VARIABLE = "LABTRAIL_CAMPAIGN"
 NOTE = "mlflow.note.content"
 
 # Keys and values of configs, and names of artifacts.

@@ -259,6 +259,8 @@ def _identify(task: Task[Config], config: Config, sources: Sequence[DataSource],
         contract.TORCH: str(torch.__version__),
         **_git_tags(),
     }
+    if campaign := os.environ.get(contract.CAMPAIGN_VARIABLE):
+        tags[contract.CAMPAIGN] = campaign
     job = next((os.environ[name] for name in _JOB_VARIABLES if name in os.environ), None)
     if job:
         tags[contract.JOB_ID] = job

@@ -14,6 +14,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 from labtrail.config import Compute
 from labtrail.errors import LaunchError
+from labtrail.scheduler import CHILD
 
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -117,9 +118,11 @@ def relaunch(module: str, arguments: Sequence[str], processes: int) -> None:
 def end_with_parent() -> None:
     """Asks the kernel for SIGTERM when the parent dies, so that no training outlives its launcher (Linux).
 
-    Only for processes that a launcher started (``mlflow run``, torchrun): one started from a shell may outlive it.
+    Only for processes that a launcher started (``mlflow run``, torchrun, a campaign): one started from a shell may
+    outlive it.
     """
-    if not sys.platform.startswith("linux") or not (is_worker() or "MLFLOW_RUN_ID" in os.environ):
+    launched = is_worker() or "MLFLOW_RUN_ID" in os.environ or CHILD in os.environ
+    if not sys.platform.startswith("linux") or not launched:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,97 @@
+"""Where the jobs of a campaign run: a small interface, and this machine as its first answer."""
+
+import logging
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+_log = logging.getLogger("labtrail")
+
+# A job opens a run of its own.
+_RUN_VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+# Tells a job that it ends with the process that started it.
+CHILD = "LABTRAIL_CHILD"
+_PATIENCE_S = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of a campaign.
+
+    Attributes:
+        name: identity of the job, unique in the campaign and the same in every attempt.
+        command: program and arguments; never read by a shell.
+        variables: added to the environment.
+        log: file that gets what the command prints; earlier attempts stay in it.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    variables: Mapping[str, str]
+    log: Path
+
+
+class Scheduler(Protocol):
+    """What a campaign needs of the place where its jobs run."""
+
+    def free(self) -> int:
+        """How many more jobs may be submitted now."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Starts a job, or puts it into the queue."""
+        ...
+
+    def ended(self) -> dict[str, int]:
+        """Exit statuses by name of the jobs that have ended since the last call."""
+        ...
+
+    def close(self) -> None:
+        """Asks what still runs to end, and waits."""
+        ...
+
+
+class Local:
+    """Processes of this machine, as many at once as there are slots."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def free(self) -> int:
+        """Slots without a process."""
+        return self._slots - len(self._running)
+
+    def submit(self, job: Job) -> None:
+        """Starts the job; it ends with this process."""
+        environment = {name: value for name, value in os.environ.items() if name not in _RUN_VARIABLES}
+        environment |= {CHILD: "1", **job.variables}
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("ab") as log:
+            self._running[job.name] = subprocess.Popen(
+                job.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def ended(self) -> dict[str, int]:
+        """Exit statuses of the processes that have ended since the last call."""
+        statuses = {name: process.poll() for name, process in self._running.items()}
+        found = {name: status for name, status in statuses.items() if status is not None}
+        for name in found:
+            del self._running[name]
+        return found
+
+    def close(self) -> None:
+        """Terminates what still runs; each job closes its run and keeps its checkpoint."""
+        for process in self._running.values():
+            process.terminate()
+        for name, process in self._running.items():
+            try:
+                process.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                _log.warning("job %s does not end; killing it", name)
+                process.kill()
+                process.wait()
+        self._running.clear()
