@@ -12,8 +12,6 @@ from projects.pamap2.comparison import EDGES_S, bin_name
 from projects.pamap2.evidence import SHARES
 from projects.pamap2.inputs import NAMES
 
-_BASELINE = "ExtraTrees"
-
 
 def figures_of(tables: Mapping[str, pd.DataFrame], windows: pd.DataFrame, classes: Sequence[str]) -> dict[str, Figure]:
     """Name -> figure; what the runs cannot tell is left out.
@@ -53,14 +51,12 @@ def _short(setting: str) -> str:
 def protocols(table: pd.DataFrame) -> Figure:
     """Macro F1 of each setting under each protocol, the baseline beside it."""
     groups = list(dict.fromkeys(table["protocol"]))
-    series = {}
-    for setting, own in table.groupby("setting"):
-        series[str(setting)] = _estimate(own.set_index("protocol").reindex(groups), "macro_f1")
-    trees = table.groupby("protocol")["baseline_extratrees_macro_f1"].mean().reindex(groups).to_numpy()
-    series[_BASELINE] = Estimate(trees, trees, trees)
+    by_setting = {str(setting): own.set_index("protocol").reindex(groups) for setting, own in table.groupby("setting")}
+    trees = {name: own["baseline_extratrees_macro_f1"].to_numpy(float) for name, own in by_setting.items()}
     return figures.intervals(
-        groups, series, "macro F1 on test windows", "Protocols side by side: mean over seeds, 95 % t interval",
-        neutral=float("nan"),
+        groups, {name: _estimate(own, "macro_f1") for name, own in by_setting.items()}, "macro F1 on test windows",
+        "Protocols side by side: mean over seeds, 95 % t interval", neutral=None, references=trees,
+        reference_name="ExtraTrees on the same windows",
     )  # fmt: skip
 
 
@@ -135,7 +131,7 @@ def position(table: pd.DataFrame, protocol: str) -> Figure:
     }
     return figures.intervals(
         names, series, "accuracy", f"Seconds from the nearer end of the bout ({protocol}): 95 % over windows",
-        neutral=float("nan"),
+        neutral=None,
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class Group(Section):
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """dotted key -> values; one cell for each combination"""
     reads: dict[str, str] = Field(default_factory=dict)
-    """dotted key -> earlier group; the key becomes the id of its run with the same values of the grid keys they share"""
+    """dotted key -> earlier group; the key becomes the id of its run with the same values of shared grid keys"""
 
 
 class CampaignConfig(TaskConfig):

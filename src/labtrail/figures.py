@@ -125,12 +125,30 @@ def bands(
 
 
 def intervals(
-    groups: Sequence[str], series: Mapping[str, Estimate], ylabel: str, title: str, *, neutral: float = 0.0
+    groups: Sequence[str],
+    series: Mapping[str, Estimate],
+    ylabel: str,
+    title: str,
+    *,
+    neutral: float | None = 0.0,
+    references: Mapping[str, np.ndarray] | None = None,
+    reference_name: str = "",
 ) -> Figure:
-    """Points with intervals, several series beside each other in every group."""
-    figure = Figure(figsize=(max(5.0, 1.3 * len(groups)), 3.6), layout="constrained")
+    """Points with intervals, several series beside each other in every group.
+
+    Args:
+        groups: names along the axis.
+        series: name -> estimates, arrays of the length of ``groups``.
+        ylabel, title: words.
+        neutral: where a line is drawn; None: nowhere.
+        references: name of a series -> values that a grey dash shows at its points.
+        reference_name: what the dashes are.
+    """
+    rows = (len(series) + 2) // 2
+    figure = Figure(figsize=(max(7.2, 1.3 * len(groups)), 3.4 + 0.2 * rows), layout="constrained")
     axis = figure.subplots()
-    axis.axhline(neutral, color="0.6", linewidth=1)
+    if neutral is not None:
+        axis.axhline(neutral, color="0.6", linewidth=1)
     width = 0.7 / max(1, len(series))
     for index, (name, found) in enumerate(series.items()):
         x = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
@@ -139,8 +157,11 @@ def intervals(
             x, found.value, reach, label=name, color=COLOURS[index % len(COLOURS)],
             fmt=_MARKERS[index % len(_MARKERS)], markersize=5, capsize=3,
         )  # fmt: skip
+        if references is not None and name in references:
+            label = reference_name if index == 0 else None
+            axis.plot(x, references[name], "_", color="0.4", markersize=10, markeredgewidth=2, label=label)
     axis.set_xticks(range(len(groups)), groups, fontsize=8)
     axis.set(ylabel=ylabel, title=title)
     axis.grid(alpha=0.3, axis="y")
-    axis.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
