@@ -84,7 +84,7 @@ def _parse(content: bytes) -> pa.Table:
     types = {**dict.fromkeys(SENSORS, pa.float32()), "timestamp": pa.float64(), "activity": pa.int64()}
     return arrow_csv.read_csv(
         pa.BufferReader(content),
-        read_options=arrow_csv.ReadOptions(column_names=list(COLUMNS), block_size=_BLOCK_BYTES, use_threads=False),
+        read_options=arrow_csv.ReadOptions(column_names=list(COLUMNS), block_size=_BLOCK_BYTES, use_threads=True),
         parse_options=arrow_csv.ParseOptions(delimiter=" ", ignore_empty_lines=False),
         convert_options=arrow_csv.ConvertOptions(column_types=types, null_values=[], strings_can_be_null=False),
     )

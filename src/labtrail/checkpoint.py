@@ -70,6 +70,7 @@ class Checkpoint:
         score: Score | None = None,
         config: Mapping[str, Any] | None = None,
         upload: Callable[[Path], None] | None = None,
+        run_id: str = "",
     ) -> None:
         """
         Args:
@@ -78,8 +79,10 @@ class Checkpoint:
             score: decides which epoch is the best; None: no best is kept.
             config: stored in portable checkpoints.
             upload: called with each finished file or folder; None where ``folder`` is the artifact store.
+            run_id: of the run whose state this is, for tasks that start others on its behalf.
         """
         self.folder = folder
+        self.run_id = run_id
         self._accelerator = accelerator
         self._score = score
         self._config = dict(config or {})

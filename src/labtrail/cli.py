@@ -60,7 +60,7 @@ def _run_task(task: Task[Any], module: str, word: str, arguments: list[str], oth
         print_config: bool,
     ) -> int:
         # Loading MLflow takes seconds: a typo is answered, and a config printed, before that.
-        config = load_config(task.config, path, _overrides(context.args))
+        config = load_config(task.config, path, overrides_of(context.args))
         if print_config:
             click.echo(to_yaml(config), nl=False)
             return 0
@@ -119,7 +119,7 @@ def _refused(message: str, status: int) -> int:
     return status
 
 
-def _overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
+def overrides_of(arguments: Sequence[str]) -> list[tuple[str, str]]:
     """``--a.b value`` and ``--a.b=value`` as pairs."""
     pairs = []
     rest = list(arguments)

@@ -17,9 +17,12 @@ DEVICE = "labtrail.device"
 TORCH = "labtrail.torch"
 GIT_COMMIT = "labtrail.git_commit"
 GIT_DIRTY = "labtrail.git_dirty"
+STUDY = "labtrail.study"
+TRIAL = "labtrail.trial"
 JOB_ID = "scheduler.job_id"
 # Environment variable that gives a process's runs their campaign.
 CAMPAIGN_VARIABLE = "LABTRAIL_CAMPAIGN"
+PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 
 # Keys and values of configs, and names of artifacts.

@@ -7,7 +7,8 @@ LabtrailError
 ├── ClaimError     the run or its key belongs to other work (exit status 2)
 ├── QueryError     a run or an artifact that was asked for and is not there (exit status 2)
 ├── CheckpointError  a checkpoint that cannot be written or read
-└── MetricError    a metric that is not a finite number
+├── MetricError    a metric that is not a finite number
+└── Stopped        a run that whoever watches it has ended early
 """
 
 
@@ -57,3 +58,7 @@ class CheckpointError(LabtrailError):
 
 class MetricError(LabtrailError):
     """A metric that is not a finite number."""
+
+
+class Stopped(LabtrailError):  # noqa: N818 an end that was asked for, not an error
+    """Ends a run early, from outside its task; the run is KILLED with these words and can be continued."""

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from labtrail import contract, store
 from labtrail.checkpoint import Checkpoint
 from labtrail.config import Config, fingerprint
-from labtrail.errors import LabtrailError
+from labtrail.errors import LabtrailError, Stopped
 from labtrail.figures import learning_curves
 from labtrail.launch import make_accelerator
 from labtrail.peers import EndStatus, Peers, Verdict
@@ -49,12 +49,28 @@ class Options:
         processes: how many processes there must be; None: as many as were started.
         timeout_s: seconds after which a rank that does not answer counts as lost.
         register: name in the model registry for the run's best weights; empty: none.
+        watch: called with each record once it is logged; may end the run by raising ``Stopped``.
+        tags: further tags of the run.
     """
 
     again: bool = False
     processes: int | None = None
     timeout_s: float = 600.0
     register: str = ""
+    watch: Callable[[Record], None] = lambda _record: None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Outcome(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        status: the exit status, 0 only if the work is done.
+        run_id: the run that holds the work.
+    """
+
+    status: int
+    run_id: str
 
 
 def follow(
@@ -83,24 +99,25 @@ def follow(
 
 
 def execute(task: Task[Config], config: Config, options: Options) -> int:
-    """Runs a task to its end, however that is.
+    """Runs a task to its end, however that is; the exit status."""
+    return run_task(task, config, options).status
 
-    Returns:
-        The exit status: 0 only if the work is done.
-    """
+
+def run_task(task: Task[Config], config: Config, options: Options) -> Outcome:
+    """Runs a task to its end, however that is."""
     config = task.resolve(config)
     sources = tuple(task.sources(config))
     accelerator = make_accelerator(config.compute, options.processes, options.timeout_s)
-    identity = _identify(task, config, sources, accelerator)
+    identity = _identify(task, config, sources, accelerator, options.tags)
     own = _claim_together(task, identity, accelerator, options.again or task.missing(config))
     if own.state == "finished":
         if accelerator.is_main_process:
             _log.info("already done: run %s has finished this work; --again runs it anew", own.run_id)
             _register(own.run_id, options.register)
-        return 0
+        return Outcome(0, own.run_id)
     run = Run(own.run_id)
     try:
-        attempt = _Attempt(task, config, run, accelerator, identity)
+        attempt = _Attempt(task, config, run, accelerator, identity, options.watch)
     except Interrupted as interruption:
         if accelerator.is_main_process:
             run.end("KILLED", str(interruption))
@@ -108,7 +125,7 @@ def execute(task: Task[Config], config: Config, options: Options) -> int:
     status = attempt.run_to_end()
     if status == 0 and accelerator.is_main_process:
         _register(own.run_id, options.register)
-    return status
+    return Outcome(status, own.run_id)
 
 
 def _register(run_id: str, name: str) -> None:
@@ -121,9 +138,16 @@ class _Attempt:
     """One process's part in one attempt at a run."""
 
     def __init__(
-        self, task: Task[Config], config: Config, run: Run, accelerator: Accelerator, identity: Identity
+        self,
+        task: Task[Config],
+        config: Config,
+        run: Run,
+        accelerator: Accelerator,
+        identity: Identity,
+        watch: Callable[[Record], None],
     ) -> None:
         self._task = task
+        self._watch = watch
         self._config = config
         self._run = run
         self._accelerator = accelerator
@@ -143,6 +167,10 @@ class _Attempt:
                 self._guard.disarm()
                 self._close("FINISHED")
                 return 0
+            except Stopped as stop:
+                self._guard.disarm()
+                self._end("KILLED", str(stop))
+                return stop.exit_status
             except Exception as error:
                 self._guard.disarm()
                 return self._failed(error)
@@ -162,10 +190,12 @@ class _Attempt:
             score=self._task.score,
             config=self._config.model_dump(mode="json"),
             upload=self._run.upload if self._run.remote else None,
+            run_id=self._run.run_id,
         )
         metrics: dict[str, float] = {}
         for record in follow(self._task, self._config, self._run, self._accelerator, self._checkpoint):
             metrics |= record.metrics
+            self._watch(record)
         self._accelerator.wait_for_everyone()
         self._peers.leave("FINISHED", "")
         if self._accelerator.is_main_process:
@@ -251,13 +281,20 @@ def work_key(task: Task[Config], config: Config, sources: Sequence[DataSource], 
     return fingerprint(task.name, config, [(source.context, source.digest) for source in sources], processes)
 
 
-def _identify(task: Task[Config], config: Config, sources: Sequence[DataSource], accelerator: Accelerator) -> Identity:
+def _identify(
+    task: Task[Config],
+    config: Config,
+    sources: Sequence[DataSource],
+    accelerator: Accelerator,
+    further: Mapping[str, str],
+) -> Identity:
     key = work_key(task, config, sources, accelerator.num_processes)
     tags = {
         contract.PROCESSES: str(accelerator.num_processes),
         contract.DEVICE: _device_name(accelerator),
         contract.TORCH: str(torch.__version__),
         **_git_tags(),
+        **further,
     }
     if campaign := os.environ.get(contract.CAMPAIGN_VARIABLE):
         tags[contract.CAMPAIGN] = campaign
@@ -273,6 +310,7 @@ def _device_name(accelerator: Accelerator) -> str:
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
+@cache
 def _git_tags() -> dict[str, str]:
     def git(*arguments: str) -> str | None:
         try:

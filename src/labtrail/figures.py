@@ -165,3 +165,37 @@ def intervals(
     axis.grid(alpha=0.3, axis="y")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
+
+
+def slices(table: pd.DataFrame, value: str, logs: Mapping[str, bool], ylabel: str, title: str) -> Figure:
+    """Results over each searched quantity, one panel each; later rows are darker.
+
+    Args:
+        table: one row per trial, with a column ``value`` and one for each quantity.
+        value: name of the column of results.
+        logs: quantity -> whether its axis is logarithmic.
+        ylabel, title: words.
+    """
+    figure = Figure(figsize=(3.4 * len(logs) + 0.8, 3.4), layout="constrained")
+    figure.suptitle(title)
+    axes = np.atleast_1d(figure.subplots(1, len(logs), sharey=True))
+    for axis, (name, log) in zip(axes, logs.items(), strict=True):
+        shown = table[name] if pd.api.types.is_numeric_dtype(table[name]) else table[name].astype(str)
+        points = axis.scatter(shown, table[value], c=np.arange(len(table)), cmap="Blues", vmin=-len(table) / 2,
+                              edgecolors="0.3", linewidths=0.5)  # fmt: skip
+        axis.set(xlabel=name, xscale="log" if log else "linear" if shown is table[name] else axis.get_xscale())
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(ylabel)
+    figure.colorbar(points, ax=list(axes), label="order of trials", ticks=MaxNLocator(integer=True))
+    return figure
+
+
+def bars(values: Mapping[str, float], xlabel: str, title: str) -> Figure:
+    """Horizontal bars, the largest on top."""
+    ordered = sorted(values.items(), key=lambda item: item[1])
+    figure = Figure(figsize=(6.0, 0.4 * len(ordered) + 1.4), layout="constrained")
+    axis = figure.subplots()
+    axis.barh([name for name, _ in ordered], [value for _, value in ordered], color=COLOURS[0])
+    axis.set(xlabel=xlabel, title=title)
+    axis.grid(alpha=0.3, axis="x")
+    return figure

@@ -49,6 +49,10 @@ class Scheduler(Protocol):
         """Exit statuses by name of the jobs that have ended since the last call."""
         ...
 
+    def names(self) -> set[str]:
+        """Jobs whose end has not been told."""
+        ...
+
     def close(self) -> None:
         """Asks what still runs to end, and waits."""
         ...
@@ -82,6 +86,10 @@ class Local:
         for name in found:
             del self._running[name]
         return found
+
+    def names(self) -> set[str]:
+        """Jobs whose end has not been told."""
+        return set(self._running)
 
     def close(self) -> None:
         """Terminates what still runs; each job closes its run and keeps its checkpoint."""

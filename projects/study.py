@@ -1,0 +1,122 @@
+"""``python -m projects.study``: a search by Optuna, each trial a run of its own below the study's."""
+
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import click
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from labtrail.checkpoint import Checkpoint
+from labtrail.cli import command_line, overrides_of
+from labtrail.config import TaskConfig, load_config, to_yaml
+from labtrail.errors import LabtrailError
+from labtrail.files import write_atomically
+from labtrail.launch import require_one_process
+from labtrail.record import Record
+from labtrail.task import Task
+from projects.tasks import task_named
+
+_POLL_S = 0.5
+# For each worker, so many that end badly are replaced.
+_ATTEMPTS = 3
+
+
+@click.command(
+    name="python -m projects.study",
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_extra_args": True,
+        "help_option_names": ["-h", "--help"],
+    },
+)
+@click.option("--config", "path", type=Path, required=True, help="YAML file of a study.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trials at once.")
+@click.option("--again", type=bool, is_flag=False, flag_value=True, default=False, metavar="[true]",
+              help="Run a study that has finished once more; its trials stay.")  # fmt: skip
+@click.option("--worker", type=int, hidden=True)
+@click.option("--parent", default="", hidden=True)
+@click.pass_context
+def main(context: click.Context, path: Path, workers: int, again: bool, worker: int | None, parent: str) -> int:
+    """Searches; safe to repeat and to kill: trials that ended stay, one that lost its worker continues.
+
+    Values of the study's file are overridden by --key value, as for a task.
+    """
+    from labtrail.execute import Options, execute
+    from labtrail.study import StudyConfig, work
+
+    config = load_config(StudyConfig, path, overrides_of(context.args))
+    known = task_named(config.task)
+    if worker is not None:
+        work(config, known.task, parent, worker)
+        return 0
+    task = Task(
+        name="study",
+        config=StudyConfig,
+        function=lambda own, accelerator, checkpoint: _search(own, accelerator, checkpoint, known.task, workers),
+        default=path,
+        title=lambda own: f"study-{own.name}",
+        experiment=config.task,
+    )
+    return execute(task, config, Options(again=again))
+
+
+def _search(
+    config: TaskConfig, accelerator: Accelerator, checkpoint: Checkpoint, task: Task[Any], workers: int
+) -> Generator[Record]:
+    """A Record whenever trials have ended, and a last one with tables, plots and the best config."""
+    from labtrail import store
+    from labtrail.scheduler import Job, Local
+    from labtrail.study import StudyConfig, ended_trials, open_study, outcome_files
+
+    require_one_process(accelerator, "study")
+    assert isinstance(config, StudyConfig)
+    study = open_study(config)
+    folder = store.state_folder() / "studies" / config.full_name
+    write_atomically(folder / "config.yaml", to_yaml(config).encode())
+    command = (sys.executable, "-m", "projects.study", "--config", str(folder / "config.yaml"))
+    scheduler, lost, shown = Local(workers), 0, -1
+    bar = tqdm(total=config.trials, desc="trials", unit="trial", disable=None)
+
+    def start(name: str) -> None:
+        options = ("--worker", name.removeprefix("worker-"), "--parent", checkpoint.run_id)
+        scheduler.submit(Job(name, (*command, *options), {}, folder / f"{name}.log"))
+
+    try:
+        for number in range(workers):
+            start(f"worker-{number}")
+        while shown < config.trials:
+            done = ended_trials(study)
+            if done != shown:
+                bar.update(done - max(shown, 0))
+                shown = done
+                yield Record(done, _metrics(study, done))
+                continue
+            for name, status in scheduler.ended().items():
+                # One that ends well leaves the rest to the others, as long as there are others.
+                if status != 0 or not scheduler.names():
+                    lost += 1
+                    if lost > _ATTEMPTS * workers:
+                        raise LabtrailError(
+                            f"{done} of {config.trials} trials ended, but workers do not last; see {folder}"
+                        )
+                    start(name)
+            time.sleep(_POLL_S)
+    finally:
+        bar.close()
+        scheduler.close()
+    yield Record(shown + 1, _metrics(study, shown), outcome_files(study, config, task))
+
+
+def _metrics(study: Any, done: int) -> dict[str, float]:
+    found = {"study/trials": float(done)}
+    if any(one.value is not None and one.state.name == "COMPLETE" for one in study.get_trials(deepcopy=False)):
+        found["study/best"] = float(study.best_value)
+    return found
+
+
+if __name__ == "__main__":
+    command_line(main)
