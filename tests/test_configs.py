@@ -8,11 +8,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from labtrail.campaign import CampaignConfig, cells_of
 from labtrail.config import describe, load_config
+from labtrail.study import StudyConfig, trial_config
 from labtrail.task import Task
 from projects.__main__ import TASK as TOUR
 from projects.__main__ import TourConfig
 from projects.fetch import known_datasets
+from projects.tasks import known_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECTS: dict[str, tuple[Task[Any], ...]] = {
@@ -22,6 +25,9 @@ PROJECTS: dict[str, tuple[Task[Any], ...]] = {
 TASKS = {task.name: task for tasks in PROJECTS.values() for task in tasks}
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+# A campaign has groups and a study has a space; both lie beside the configs of the task that they run.
+CAMPAIGNS = [path for path in CONFIGS if "groups" in yaml.safe_load(path.read_text())]
+STUDIES = [path for path in CONFIGS if "space" in yaml.safe_load(path.read_text())]
 
 # What others already write in their scripts; a key may be added, never renamed.
 FROZEN = {
@@ -45,6 +51,13 @@ FROZEN = {
     },
     "pamap2-robustness": {"seed", "compute.precision", "compute.threads", "run", "dedicated", "noise"},
     "pamap2-analysis": {"seed", "compute.precision", "compute.threads", "runs"},
+    "distill": {
+        "seed", "compute.precision", "compute.threads", "method", "alpha", "teacher", "teacher_model", "data.name",
+        "data.folder", "data.validation", "model.name", "model.width", "loss.weight", "loss.balance",
+        "loss.temperature", "loss.attention_form", "train.epochs", "train.batch_size", "train.learning_rate",
+        "train.schedule", "train.milestones", "train.label_smoothing", "train.channels_last", "train.fused_teacher",
+    },
+    "distill-analysis": {"seed", "compute.precision", "compute.threads", "campaign", "runs"},
     "pamap2-prepare": {
         "seed", "compute.precision", "compute.threads", "source", "output", "hr.median", "split.protocol",
         "export.csv", "export.tensors", "export.manifests",
@@ -66,12 +79,45 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+@pytest.mark.parametrize(
+    "path",
+    [one for one in CONFIGS if one not in CAMPAIGNS + STUDIES],
+    ids=lambda path: str(path.relative_to(ROOT / "configs")),
+)
 def test_config_file_loads(path: Path) -> None:
     folder = path.relative_to(ROOT / "configs").parts[0]
     task = TASKS.get(folder, TOUR)
     config = load_config(task.config, path)
     assert set(yaml.safe_load(path.read_text())) <= set(type(config).model_fields)
+
+
+@pytest.mark.parametrize(
+    ("path", "cells"),
+    [("distill/charlie.yaml", 276), ("distill/digits_alpha.yaml", 46), ("pamap2/subsets.yaml", 48)],
+)
+def test_campaign_has_its_cells(path: str, cells: int) -> None:
+    config = load_config(CampaignConfig, ROOT / "configs" / path)
+    found = cells_of(config, known_tasks()[config.task].task)
+    assert len(found) == cells
+    assert len({cell.name for cell in found}) == cells
+    assert path.startswith(config.task)
+
+
+def test_every_campaign_is_counted() -> None:
+    assert {str(path.relative_to(ROOT / "configs")) for path in CAMPAIGNS} == {
+        "distill/charlie.yaml", "distill/digits_alpha.yaml", "pamap2/subsets.yaml",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_study_can_be_asked(path: Path) -> None:
+    config = load_config(StudyConfig, path)
+    ends = {key: one.choices[0] if one.choices else one.low for key, one in config.space.items()}
+    trial_config(config, known_tasks()[config.task].task, ends)
+
+
+def test_the_tasks_that_projects_name_are_all_known() -> None:
+    assert {name: known.task for name, known in known_tasks().items()} == TASKS
 
 
 def test_every_folder_of_configs_has_a_task() -> None:
@@ -124,7 +170,7 @@ def test_tour_stops_exist() -> None:
 
 
 def test_known_datasets() -> None:
-    assert {"wlasl50", "wlasl100", "pamap2"} <= set(known_datasets())
+    assert {"wlasl50", "wlasl100", "pamap2", "cifar10", "cifar100", "svhn", "tinyimagenet"} <= set(known_datasets())
 
 
 def test_labtrail_lists_its_commands() -> None:

@@ -125,11 +125,16 @@ def read_svhn(folder: Path) -> tuple[Raw, Raw]:
     Raises:
         DataError: missing, damaged, or of another layout.
     """
-    train, test = (_svhn_part(folder / f"{part}_32x32.mat") for part in ("train", "test"))
+    train, test = (read_mat(folder / f"{part}_32x32.mat") for part in ("train", "test"))
     return train, test
 
 
-def _svhn_part(path: Path) -> Raw:
+def read_mat(path: Path) -> Raw:
+    """One of SVHN's two files.
+
+    Raises:
+        DataError: missing, damaged, or of another layout.
+    """
     if not path.is_file():
         raise DataError(f"{path}: expected the official file, found nothing there; fetch it first")
     try:

@@ -4,12 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from scipy.special import log_softmax, softmax
 from torch import nn
 
 from labtrail.statistics import expected_calibration_error
 from projects.distill.data import Resident
 
+# Artifact of a run: what its network says about the test images.
+FEATURES = "features/test.safetensors"
 _BATCH = 500
 
 
@@ -52,3 +55,9 @@ def scores(answers: Answers) -> dict[str, float]:
         "brier": float(((chances - truth) ** 2).sum(axis=1).mean()),
         "ece": expected_calibration_error(chances, labels),
     }
+
+
+def features_file(answers: Answers) -> bytes:
+    """Labels, logits and pooled features of the test images, as an analysis reads them."""
+    stages = {f"stage_{index}": torch.from_numpy(one) for index, one in enumerate(answers.stages, start=1)}
+    return save({"logits": torch.from_numpy(answers.logits), "labels": torch.from_numpy(answers.labels), **stages})

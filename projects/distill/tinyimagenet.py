@@ -42,6 +42,15 @@ def read_tinyimagenet(folder: Path) -> tuple[Raw, Raw]:
     return _loaded(train), _loaded(test)
 
 
+def check_archive(path: Path) -> bool:
+    """Whether a file is a whole zip of the data set: every member's CRC is checked."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None and f"{_ROOT}/wnids.txt" in file.namelist()
+    except zipfile.BadZipFile:
+        return False
+
+
 def _loaded(path: Path) -> Raw:
     with np.load(path, allow_pickle=False) as file:
         return Raw(file["images"], file["labels"])

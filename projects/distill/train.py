@@ -19,14 +19,13 @@ from labtrail.record import Record, named
 from labtrail.seeding import reseed
 from projects.distill.config import DistillConfig, TrainConfig
 from projects.distill.data import Images, Resident, load_images
-from projects.distill.evaluate import Answers, predict, scores
+from projects.distill.evaluate import FEATURES, Answers, features_file, predict, scores
 from projects.distill.learner import Learner, SkippedSteps, balance, gradient_comparison
 from projects.distill.methods import Factors
 from projects.distill.model import Output
 from projects.distill.paraphraser import trained_paraphraser
 from projects.distill.teacher import Taught, load_teacher
 
-FEATURES = "features/test.safetensors"
 PARAPHRASER = "checkpoints/paraphraser.safetensors"
 
 
@@ -220,12 +219,6 @@ def agreement(student: Answers, teacher: Answers) -> dict[str, float]:
         "teacher_agreement": float((own == given).mean()),
         "teacher_accuracy": float((given == teacher.labels).mean()),
     }
-
-
-def features_file(answers: Answers) -> bytes:
-    """Labels, logits and pooled features of the test images, as an analysis reads them."""
-    stages = {f"stage_{index}": torch.from_numpy(one) for index, one in enumerate(answers.stages, start=1)}
-    return save({"logits": torch.from_numpy(answers.logits), "labels": torch.from_numpy(answers.labels), **stages})
 
 
 def _paraphraser_file(learner: Learner) -> dict[str, bytes]:

@@ -118,6 +118,40 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> Estimate:
     return Estimate(np.asarray(mean), np.asarray(mean - reach), np.asarray(mean + reach))
 
 
+def paired_t(differences: np.ndarray) -> float:
+    """Two-sided p-value of Student's paired t test; NaN for fewer than two pairs, 1 where all differences are 0."""
+    count = len(differences)
+    if count < 2:
+        return math.nan
+    spread, mean = float(np.std(differences, ddof=1)), float(np.mean(differences))
+    if spread == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * student_t.sf(abs(mean) / (spread / math.sqrt(count)), count - 1))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """p-values corrected for their number (Holm 1979, step-down); NaN stays and does not count."""
+    corrected = np.full(len(p_values), np.nan)
+    known = np.flatnonzero(~np.isnan(p_values))
+    order = known[np.argsort(p_values[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(factors * p_values[order]))
+    return corrected
+
+
+def detectable(spread: float, count: int, level: float = 0.95, power: float = 0.8) -> float:
+    """The paired difference that a t test of so many pairs finds with this power; the usual two-quantile formula.
+
+    Args:
+        spread: standard deviation of the differences.
+        count: number of pairs, at least 2.
+        level: 1 - the size of the test.
+        power: chance to find it.
+    """
+    quantiles = student_t.ppf((1 + level) / 2, count - 1) + student_t.ppf(power, count - 1)
+    return float(quantiles * spread / math.sqrt(count))
+
+
 def permutation_p(observed: float, null: np.ndarray) -> float:
     """One-sided p-value of a statistic among those of permuted data (Phipson & Smyth 2010); never 0, NaN of NaN."""
     if math.isnan(observed):

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from labtrail.errors import MetricError
 from projects.distill.config import METHODS, DistillConfig
+from projects.distill.evaluate import FEATURES
 from projects.distill.learner import Learner, SkippedSteps, balance, gradient_comparison
 from projects.distill.methods import EXTRAS, Factors
 from projects.distill.model import ResNet, fused
-from projects.distill.train import FEATURES, PARAPHRASER, batches, rate
+from projects.distill.train import PARAPHRASER, batches, rate
 from tests.unit.distill.small import run, small_config, small_images, small_teacher, use_small
 
 

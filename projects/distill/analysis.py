@@ -1,0 +1,141 @@
+"""The task distill-analysis: finished runs with alpha as the independent variable, in tables, figures and words."""
+
+import logging
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import pandas as pd
+from accelerate import Accelerator
+
+from labtrail import contract
+from labtrail.checkpoint import Checkpoint
+from labtrail.config import TaskConfig
+from labtrail.errors import QueryError
+from labtrail.files import sha256_of
+from labtrail.launch import require_one_process
+from labtrail.record import DataSource, Record
+from labtrail.task import Task
+from projects.distill import charts, comparison
+from projects.distill.evaluate import FEATURES
+from projects.distill.evidence import collect
+
+NAME = "distill-analysis"
+_SIGNIFICANT = 0.05
+
+_log = logging.getLogger("labtrail")
+
+
+class AnalysisConfig(TaskConfig):
+    """Which runs are compared."""
+
+    campaign: str = ""
+    """runs of this campaign only; empty: of any or none"""
+    runs: str = contract.ALL
+    """finished distill runs: ids with commas, an MLflow filter, or 'all'"""
+
+
+def resolve(config: AnalysisConfig) -> AnalysisConfig:
+    """The config with the runs' ids written out.
+
+    Raises:
+        QueryError: there is none.
+    """
+    from labtrail.query import Query, find_runs
+
+    found = find_runs(config.runs, "distill")
+    if config.campaign:
+        own = set(Query("distill", campaign=config.campaign).runs().get("run_id", pd.Series(dtype=object)))
+        found = [one for one in found if one in own]
+    if not found:
+        raise QueryError(f"campaign {config.campaign!r}: no finished distill run of it; start it with -e campaign")
+    return config.model_copy(update={"runs": ",".join(found)})
+
+
+def sources(config: AnalysisConfig) -> Sequence[DataSource]:
+    """The features of every run."""
+    from labtrail.query import artifact
+
+    return [
+        DataSource("features", "features", f"runs:/{one}/{FEATURES}", sha256_of(artifact(one, FEATURES)), {}, one)
+        for one in config.runs.split(",")
+    ]
+
+
+def analyse(config: AnalysisConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+    """One Record with all tables, figures and findings."""
+    require_one_process(accelerator, NAME)
+    runs = collect(config.runs.split(","))
+    accuracy, noise = comparison.accuracy_table(runs), comparison.noise_table(runs)
+    measures = comparison.measure_table(runs)
+    tables = {"runs": runs, "accuracy": accuracy, "noise": noise, "measures": measures}
+    figures = charts.figures_of(runs, accuracy, measures)
+    yield Record(
+        0,
+        {"analysis/runs": float(len(runs)), "analysis/cells": float(len(accuracy))},
+        {
+            **{f"tables/{name}.csv": table for name, table in tables.items()},
+            **{f"figures/{name}.png": figure for name, figure in figures.items()},
+            "findings.md": findings(accuracy, noise),
+        },
+    )
+
+
+def findings(accuracy: pd.DataFrame, noise: pd.DataFrame) -> str:
+    """What the tables say in words, with what so few seeds cannot tell.
+
+    Args:
+        accuracy, noise: as ``comparison`` makes them.
+    """
+    lines = ["# Findings", ""]
+    for data, own in accuracy.groupby("data"):
+        lines += [f"## {data}", ""]
+        baseline = own[own["method"] == "none"]
+        if len(baseline):
+            first = baseline.iloc[0]
+            lines.append(f"- Baseline: {first['accuracy']:.4f} test accuracy, mean of {first['seeds']} seeds.")
+        floor = noise[(noise["data"] == data) & (noise["measure"] == "accuracy")]
+        if len(floor):
+            one = floor.iloc[0]
+            lines.append(
+                f"- Its seeds differ by a standard deviation of {one['deviation']:.4f}. If differences vary as much, "
+                f"{one['seeds']} paired seeds find one of {one['detectable_difference']:.4f} in 4 of 5 cases; smaller "
+                "ones are lost in the noise."
+            )
+        for name in ("baseline", "control"):
+            lines += _against(own, name)
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _against(own: pd.DataFrame, name: str) -> list[str]:
+    if f"gain_{name}" not in own:
+        return []
+    known = own[own[f"gain_{name}"].notna() & ~own["method"].isin(["none", "control"])]
+    if not len(known):
+        return []
+    best = known.loc[known[f"gain_{name}"].idxmax()]
+    clear = known[known[f"p_{name}_holm"] < _SIGNIFICANT]
+    told = ", ".join(f"{row['method']} at {row['alpha']:g}" for _, row in clear.iterrows()) or "none"
+    return [
+        f"- Against the {name}, largest gain: {best['method']} at alpha {best['alpha']:g}, "
+        f"{best[f'gain_{name}']:+.4f} (95 % over seeds {best[f'gain_{name}_low']:+.4f} to "
+        f"{best[f'gain_{name}_high']:+.4f}; over test images {best[f'gain_{name}_images_low']:+.4f} to "
+        f"{best[f'gain_{name}_images_high']:+.4f}). Different after Holm's correction: {told}."
+    ]
+
+
+def title(config: AnalysisConfig) -> str:
+    """Short name of the run: ``analysis-of-46``."""
+    return f"analysis-of-{len(config.runs.split(','))}"
+
+
+TASK = Task(
+    name=NAME,
+    config=AnalysisConfig,
+    function=analyse,
+    default=Path("configs/distill-analysis/default.yaml"),
+    resolve=resolve,
+    sources=sources,
+    title=title,
+    experiment="distill",
+)

@@ -1,0 +1,141 @@
+"""Pictures of the comparison tables; the control arm is on every plot over alpha."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from labtrail import figures
+from projects.distill.comparison import methods_of, students
+
+# Measures that are drawn as heat maps of method by alpha, with their words.
+_MAPS: Mapping[str, str] = {
+    "accuracy": "test accuracy",
+    "ece": "expected calibration error",
+    "teacher_agreement": "agreement with the teacher",
+    "cka_33": "debiased CKA with the teacher, last stage",
+    "stage_3_effective_dimension": "effective dimension, last stage",
+}
+_GREY = "0.45"
+
+
+def figures_of(runs: pd.DataFrame, accuracy: pd.DataFrame, measures: pd.DataFrame) -> dict[str, Figure]:
+    """Name -> figure.
+
+    Args:
+        runs: a row per run.
+        accuracy, measures: as ``comparison`` makes them.
+    """
+    found = {f"accuracy_{data}": over_alpha(own, str(data)) for data, own in accuracy.groupby("data")}
+    if not methods_of(runs):
+        return found
+    found |= {f"map_{name}": heat_map(measures, name, words) for name, words in _MAPS.items()}
+    found["alignment"] = alignment(runs)
+    found["cka"] = stages(measures)
+    found["pull"] = pull(runs)
+    return found
+
+
+def over_alpha(table: pd.DataFrame, data: str) -> Figure:
+    """Accuracy over alpha, one panel per method, beside the control arm and the baseline."""
+    names = methods_of(table) or ["control"]
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.0 * columns + 0.6, 2.6 * rows + 0.9), layout="constrained")
+    figure.suptitle(f"{data}: test accuracy over alpha, mean over seeds with t interval")
+    axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
+    baseline = table[table["method"] == "none"]
+    for index, axis in enumerate(axes):
+        if index >= len(names):
+            axis.set_visible(False)
+            continue
+        if len(baseline):
+            axis.axhline(float(baseline["accuracy"].iloc[0]), color="black", linewidth=1, label="baseline")
+            low, high = (float(baseline[name].iloc[0]) for name in ("low", "high"))
+            if np.isfinite([low, high]).all():
+                axis.axhspan(low, high, color="0.9")
+        _line(axis, table[table["method"] == "control"], "control: (1 - alpha) CE", _GREY, "s")
+        if names[index] != "control":
+            _line(axis, table[table["method"] == names[index]], "the method", figures.COLOURS[0], "o")
+        axis.set_title(names[index], fontsize=9)
+        axis.grid(alpha=0.3)
+    for axis in axes[-columns:]:
+        axis.set_xlabel("alpha")
+    # A wild interval of one method must not hide the others.
+    shown = table["accuracy"].to_numpy(float)
+    reach = max(0.02, float(np.ptp(shown)))
+    axes[0].set_ylim(max(0.0, shown.min() - reach), min(1.0, shown.max() + reach))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def _line(axis: Axes, own: pd.DataFrame, label: str, colour: str, marker: str) -> None:
+    if not len(own):
+        return
+    own = own.sort_values("alpha")
+    reach = np.abs(np.stack([own["accuracy"] - own["low"], own["high"] - own["accuracy"]]))
+    axis.errorbar(
+        own["alpha"], own["accuracy"], reach, label=label, color=colour, fmt=f"{marker}-", markersize=4, capsize=2,
+        linewidth=1,
+    )  # fmt: skip
+
+
+def heat_map(measures: pd.DataFrame, name: str, words: str) -> Figure:
+    """One measure by method and alpha, a panel for each data set."""
+    own = measures[measures["method"] != "none"]
+    alphas = sorted(own["alpha"].unique())
+    names = sorted(own["method"].unique())
+    panels = {
+        str(data): part.pivot(index="method", columns="alpha", values=name).reindex(names)[alphas].to_numpy(float)
+        for data, part in own.groupby("data")
+    }
+    return figures.heat_maps(
+        panels, names, [f"{alpha:g}" for alpha in alphas], words, f"{words}: method by alpha", digits=2
+    )
+
+
+def alignment(runs: pd.DataFrame) -> Figure:
+    """Whether students that are more like their teacher are better: accuracy over CKA, one point per run."""
+    own = students(runs[~runs["method"].isin(["none", "control"])])
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for index, (method, part) in enumerate(own.groupby("method")):
+        colour = figures.COLOURS[index % len(figures.COLOURS)]
+        axis.scatter(part["cka_33"], part["accuracy"], label=method, color=colour, s=14 + 30 * part["alpha"])
+    axis.set(xlabel="debiased CKA with the teacher, last stage", ylabel="test accuracy",
+             title="Alike and accurate? One point per run, larger for larger alpha")  # fmt: skip
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    return figure
+
+
+def stages(measures: pd.DataFrame) -> Figure:
+    """Debiased CKA of all pairs of stages, one panel per method, mean over data sets, alphas and seeds."""
+    own = measures[~measures["method"].isin(["none", "control"])]
+    panels = {
+        str(method): np.array([[part[f"cka_{row}{column}"].mean() for column in "123"] for row in "123"])
+        for method, part in own.groupby("method")
+    }
+    return figures.heat_maps(
+        panels, ["1", "2", "3"], ["1", "2", "3"], "debiased CKA",
+        "Stages of the student (rows) and the teacher (columns)", digits=2, width=2.0,
+    )  # fmt: skip
+
+
+def pull(runs: pd.DataFrame) -> Figure:
+    """How hard the extra term pulls at the student against cross entropy: alpha means another thing to each method."""
+    own = runs.dropna(subset=["gradient_ratio"])
+    names = sorted(own["method"].unique())
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    axis = figure.subplots()
+    for index, name in enumerate(names):
+        values = own.loc[own["method"] == name, "gradient_ratio"]
+        axis.plot(np.full(len(values), index), values, "o", color=figures.COLOURS[0], alpha=0.5, markersize=4)
+    axis.axhline(1.0, color="0.6", linewidth=1)
+    axis.set_xticks(range(len(names)), names, fontsize=8)
+    axis.set(yscale="log", ylabel="gradient of the extra term / of CE",
+             title="The pull of each method at its base weight, one point per run")  # fmt: skip
+    axis.grid(alpha=0.3, axis="y")
+    return figure

@@ -1,0 +1,66 @@
+"""Tables with alpha as the independent variable, against values worked out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from projects.distill import comparison
+from projects.distill.analysis import findings
+
+# method, alpha, accuracies of seeds 0, 1, 2
+CELLS = [("none", 0.0, (0.80, 0.82, 0.84)), ("control", 0.5, (0.79, 0.80, 0.84)), ("logit", 0.5, (0.86, 0.87, 0.91))]
+
+
+def runs() -> pd.DataFrame:
+    rows = [
+        {"run_id": f"{method}{seed}", "data": "digits", "method": method, "alpha": alpha, "seed": seed,
+         "model": "resnet8", "teacher": "", "accuracy": score, "accuracy_last": score, "cka_33": 0.5}
+        for method, alpha, scores in CELLS
+        for seed, score in enumerate(scores)
+    ]  # fmt: skip
+    teacher = {**rows[0], "run_id": "teacher", "model": "resnet14", "accuracy": 0.99}
+    return pd.DataFrame([*rows, teacher])
+
+
+@pytest.fixture(autouse=True)
+def _answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = dict(zip(runs()["run_id"], runs()["accuracy"], strict=True))
+    monkeypatch.setattr(comparison, "correct", lambda run_id: np.arange(100) < round(100 * scores[run_id]))
+
+
+def test_gains_are_paired_by_seed_and_teachers_are_no_baseline() -> None:
+    table = comparison.accuracy_table(runs()).set_index("method")
+    assert table.loc["none", "accuracy"] == pytest.approx(0.82)
+    assert table.loc["none", "run_ids"] == "none0 none1 none2"
+    assert table.loc["logit", "gain_baseline"] == pytest.approx(0.06)
+    assert table.loc["logit", "gain_control"] == pytest.approx(0.07)
+    # The differences to control are all 0.07: no spread, no doubt.
+    assert table.loc["logit", "p_control"] < 1e-6
+    assert table.loc["logit", "gain_control_low"] == pytest.approx(0.07)
+    # Mean over seeds: between 6 and 7 of 100 images change; the bootstrap over images is wider than over seeds.
+    assert table.loc["logit", "gain_control_images_low"] < 0.07 < table.loc["logit", "gain_control_images_high"]
+    assert np.isnan(table.loc["none", "gain_control"])
+    assert table.loc["logit", "p_baseline_holm"] >= table.loc["logit", "p_baseline"]
+
+
+def test_the_noise_floor_is_the_spread_of_the_baseline() -> None:
+    table = comparison.noise_table(
+        runs().assign(**{name: 0.0 for name in comparison._COMPARED if not name.startswith("accuracy")})
+    ).set_index("measure")
+    assert table.loc["accuracy", "deviation"] == pytest.approx(0.02)
+    assert table.loc["accuracy", "seeds"] == 3
+    assert table.loc["accuracy", "detectable_difference"] > 0.02
+
+
+def test_findings_say_what_cannot_be_told() -> None:
+    own = runs().assign(**{name: 0.0 for name in comparison._COMPARED if not name.startswith("accuracy")})
+    text = findings(comparison.accuracy_table(own), comparison.noise_table(own))
+    assert "Baseline: 0.8200 test accuracy, mean of 3 seeds" in text
+    assert "smaller ones are lost in the noise" in text
+    assert "largest gain: logit at alpha 0.5, +0.0700" in text
+
+
+def test_measures_are_means_over_seeds() -> None:
+    table = comparison.measure_table(runs()).set_index("method")
+    assert table.loc["logit", "accuracy"] == pytest.approx(0.88)
+    assert list(table.index) == ["control", "logit", "none"]
