@@ -117,8 +117,8 @@ def _closing_words(table: pd.DataFrame) -> str:
     )
     charts = "\n".join(f"  charts    {links.experiment_chart(_UI, experiment)}" for experiment in experiments)
     return (
-        "\nResults on embedded data, SYNTHETIC but for the scanned digits of distill (they show that everything works,\n"
-        "and nothing about signs or people):\n\n"
+        "\nResults on embedded data, SYNTHETIC but for the scanned digits of distill. They show that everything\n"
+        "works, and nothing about signs or people.\n\n"
         f"{shown}\n\n"
         f"Look at them in the MLflow UI:  make ui   (starts it on {_UI})\n"
         f"{charts}\n  compare   {links.compare(_UI, experiments, runs)}\n"

@@ -11,6 +11,7 @@ from scipy.stats import t as student_t
 
 Z_95 = 1.959963984540054
 _CHUNK = 1 << 24
+_NO_SPREAD = 1e-12
 # The unbiased HSIC divides by n - 3.
 _LEAST_ITEMS = 4
 
@@ -119,13 +120,15 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> Estimate:
 
 
 def paired_t(differences: np.ndarray) -> float:
-    """Two-sided p-value of Student's paired t test; NaN for fewer than two pairs, 1 where all differences are 0."""
+    """Two-sided p-value of Student's paired t test; NaN for fewer than two pairs, or differences that are all equal.
+
+    Scores are shares of few items, so two seeds agree to the digit by chance: no spread is no evidence.
+    """
     count = len(differences)
-    if count < 2:
+    spread = float(np.std(differences, ddof=1)) if count > 1 else 0.0
+    if spread <= _NO_SPREAD:
         return math.nan
-    spread, mean = float(np.std(differences, ddof=1)), float(np.mean(differences))
-    if spread == 0:
-        return 1.0 if mean == 0 else 0.0
+    mean = float(np.mean(differences))
     return float(2 * student_t.sf(abs(mean) / (spread / math.sqrt(count)), count - 1))
 
 

@@ -35,7 +35,7 @@ name: faulty
 task: distill
 groups:
   - {name: teachers, config: quick.yaml}
-  - {name: wild, config: quick.yaml, reads: {teacher: teachers}, values: {method: fitnets, loss.weight: 1.0e+12}}
+  - {name: wild, config: quick.yaml, reads: {teacher: teachers}, values: {method: fitnets, train.learning_rate: 1.0e+30}}
   - {name: tame, config: quick.yaml, reads: {teacher: teachers}, values: {method: logit}}
 """
 SEARCH = """

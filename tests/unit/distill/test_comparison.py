@@ -34,13 +34,13 @@ def test_gains_are_paired_by_seed_and_teachers_are_no_baseline() -> None:
     assert table.loc["none", "run_ids"] == "none0 none1 none2"
     assert table.loc["logit", "gain_baseline"] == pytest.approx(0.06)
     assert table.loc["logit", "gain_control"] == pytest.approx(0.07)
-    # The differences to control are all 0.07: no spread, no doubt.
-    assert table.loc["logit", "p_control"] < 1e-6
+    # The differences to control are all 0.07: without a spread there is no test.
+    assert np.isnan(table.loc["logit", "p_control"])
     assert table.loc["logit", "gain_control_low"] == pytest.approx(0.07)
     # Mean over seeds: between 6 and 7 of 100 images change; the bootstrap over images is wider than over seeds.
     assert table.loc["logit", "gain_control_images_low"] < 0.07 < table.loc["logit", "gain_control_images_high"]
     assert np.isnan(table.loc["none", "gain_control"])
-    assert table.loc["logit", "p_baseline_holm"] >= table.loc["logit", "p_baseline"]
+    assert table.loc["logit", "p_baseline_holm"] >= table.loc["logit", "p_baseline"] > 0
 
 
 def test_the_noise_floor_is_the_spread_of_the_baseline() -> None:

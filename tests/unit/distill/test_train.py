@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_small(monkeypatch, tmp_path)
-    config = small_config(method="fitnets", loss={"weight": 1e12})
+    config = small_config(method="fitnets", train={"epochs": 2, "batch_size": 32, "learning_rate": 1e30})
     with pytest.raises(MetricError, match=r"method fitnets: the loss of epoch 0 is nan; lower train\.learning_rate"):
         run(config, tmp_path / "run")
 
