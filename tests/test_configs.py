@@ -57,6 +57,7 @@ FROZEN = {
         "loss.temperature", "loss.attention_form", "train.epochs", "train.batch_size", "train.learning_rate",
         "train.schedule", "train.milestones", "train.label_smoothing", "train.channels_last", "train.fused_teacher",
     },
+    "distill-bundle": {"seed", "compute.precision", "teacher", "students", "data.name", "train.epochs"},
     "distill-analysis": {"seed", "compute.precision", "compute.threads", "campaign", "runs"},
     "pamap2-prepare": {
         "seed", "compute.precision", "compute.threads", "source", "output", "hr.median", "split.protocol",

@@ -16,7 +16,7 @@ FLOORS = {
     "seeding": 0, "signals": 0, "snapshot": 0, "compiling": 0, "scheduler": 0,
     "fetch": 1, "peers": 1, "launch": 1, "store": 1,
     "run": 2, "query": 2, "checkpoint": 2,
-    "task": 3, "execute": 4, "campaign": 5, "study": 5, "cli": 5,
+    "task": 3, "execute": 4, "campaign": 5, "study": 5, "members": 5, "cli": 5,
 }  # fmt: skip
 MAY_IMPORT = {"mlflow": {"store", "run", "query"}, "optuna": {"study"}}
 HEAVY = {"mlflow", "optuna", "torch"}

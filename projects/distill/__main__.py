@@ -1,4 +1,4 @@
-"""``python -m projects.distill [analysis]``: trains teachers and students, and compares them."""
+"""``python -m projects.distill [bundle|analysis]``: trains teachers and students, and compares them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from labtrail.checkpoint import Score
 from labtrail.cli import run_tasks
 from labtrail.record import DataSource
 from labtrail.task import Task
-from projects.distill import analysis
+from projects.distill import analysis, bundle
 from projects.distill.config import DistillConfig
 from projects.distill.data import load_images
 from projects.distill.teacher import resolve, teacher_source
@@ -45,7 +45,7 @@ TASK = Task(
     sources=sources,
     title=title,
 )
-TASKS = (TASK, analysis.TASK)
+TASKS = (TASK, bundle.make_task(TASK, sources), analysis.TASK)
 
 if __name__ == "__main__":
     run_tasks(TASKS, "projects.distill")

@@ -1,7 +1,7 @@
 """How a student is trained: one pass after the other over resident images, the teacher beside it."""
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,30 +45,90 @@ def resident_splits(images: Images, device: torch.device) -> Splits:
 def train(config: DistillConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:
     """One Record per epoch, and a last one over the test images: last weights, and those that validated best."""
     require_one_process(accelerator, "distill")
-    images = load_images(config.data)
+    for _, record in train_together([config], accelerator, [checkpoint]):
+        yield record
+
+
+def train_together(
+    configs: Sequence[DistillConfig], accelerator: Accelerator, checkpoints: Sequence[Checkpoint]
+) -> Generator[tuple[int, Record]]:
+    """Trains students side by side under one forward pass of their teacher; one of them is the usual case.
+
+    Args:
+        configs: resolved; they agree on all but method, alpha and loss.
+        accelerator: shared.
+        checkpoints: one for each.
+
+    Yields:
+        (number of the student, its Record); each student's Records are those of a run by itself.
+    """
+    shared = next((one for one in configs if one.teacher), configs[0]) if configs else None
+    if shared is None:
+        return
+    images = load_images(shared.data)
     splits = resident_splits(images, accelerator.device)
-    teacher = load_teacher(config, accelerator.device) if config.teacher else None
-    learner, optimizer = make_learner(config, images, splits, teacher)
-    learner, optimizer = accelerator.prepare(learner, optimizer)
-    progress = checkpoint.restore(learner, optimizer)
-    files: dict[str, Any] = _paraphraser_file(learner) if progress.epoch == 0 else {}
-    if progress.epoch == 0 and teacher is not None and config.loss.balance == "gradient":
-        calibrate(config, learner, teacher, splits.train, accelerator)
+    teacher = load_teacher(shared, accelerator.device) if shared.teacher else None
+    students = [
+        Student(config, images, splits, teacher, accelerator, checkpoint)
+        for config, checkpoint in zip(configs, checkpoints, strict=True)
+    ]
+    for epoch in range(min(one.progress.epoch for one in students), shared.train.epochs):
+        due = [number for number, one in enumerate(students) if one.progress.epoch == epoch]
+        steps = {number: students[number].begin(epoch) for number in due}
+        for index, batch in batches(shared, splits.train, epoch):
+            taught = answer_of(teacher, batch, accelerator)
+            labels = splits.train.labels[index.to(batch.device)]
+            for step in steps.values():
+                step.take(batch, labels, taught)
+        for number, step in steps.items():
+            yield number, students[number].end(epoch, step, splits.validation)
+    for number, student in enumerate(students):
+        yield number, student.outcome(splits.test, teacher)
 
-    for epoch in range(progress.epoch, config.train.epochs):
-        metrics = named("train", train_epoch(config, learner, optimizer, teacher, splits.train, epoch, accelerator))
-        metrics |= named("validation", scores(predict(learner.student, splits.validation)))
-        progress.epoch = epoch + 1
-        yield Record(epoch, metrics, files)
-        files = {}
 
-    last = scores(predict(learner.student, splits.test))
-    checkpoint.load_best(learner)
-    best = predict(learner.student, splits.test)
-    found = scores(best) | {"accuracy_last": last["accuracy"]}
-    if teacher is not None:
-        found |= agreement(best, predict(teacher.model, splits.test))
-    yield Record(config.train.epochs, named("test", found), {FEATURES: features_file(best)})
+class Student:
+    """A student in training: what a run by itself has, too."""
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        images: Images,
+        splits: Splits,
+        teacher: Taught | None,
+        accelerator: Accelerator,
+        checkpoint: Checkpoint,
+    ) -> None:
+        own = teacher if config.teacher else None
+        learner, optimizer = make_learner(config, images, splits, own)
+        self._learner, self._optimizer = accelerator.prepare(learner, optimizer)
+        self._config, self._accelerator, self._checkpoint = config, accelerator, checkpoint
+        self.progress = checkpoint.restore(self._learner, self._optimizer)
+        self._files: dict[str, Any] = {}
+        if self.progress.epoch == 0:
+            self._files = _paraphraser_file(self._learner)
+            if own is not None and config.loss.balance == "gradient":
+                calibrate(config, self._learner, own, splits.train, accelerator)
+
+    def begin(self, epoch: int) -> "Step":
+        """The steps of an epoch."""
+        return Step(self._config, self._learner, self._optimizer, epoch, self._accelerator)
+
+    def end(self, epoch: int, step: "Step", validation: Resident) -> Record:
+        """The Record of an epoch whose steps have been taken."""
+        metrics = named("train", step.means()) | named("validation", scores(predict(self._learner.student, validation)))
+        self.progress.epoch = epoch + 1
+        files, self._files = self._files, {}
+        return Record(epoch, metrics, files)
+
+    def outcome(self, test: Resident, teacher: Taught | None) -> Record:
+        """The one look at the test images: last weights, and those that validated best."""
+        last = scores(predict(self._learner.student, test))
+        self._checkpoint.load_best(self._learner)
+        best = predict(self._learner.student, test)
+        found = scores(best) | {"accuracy_last": last["accuracy"]}
+        if teacher is not None and self._config.teacher:
+            found |= agreement(best, predict(teacher.model, test))
+        return Record(self._config.train.epochs, named("test", found), {FEATURES: features_file(best)})
 
 
 def make_learner(
@@ -91,23 +151,6 @@ def make_learner(
         lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay,
     )  # fmt: skip
     return learner, optimizer
-
-
-def train_epoch(
-    config: DistillConfig,
-    learner: Learner,
-    optimizer: Optimizer,
-    teacher: Taught | None,
-    images: Resident,
-    epoch: int,
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """One pass over the training images; means over images, and how the two terms pulled in the first batch."""
-    step = Step(config, learner, optimizer, epoch, accelerator)
-    for index, batch in batches(config, images, epoch):
-        taught = answer_of(teacher, batch, accelerator)
-        step.take(batch, images.labels[index.to(batch.device)], taught)
-    return step.means()
 
 
 class Step:

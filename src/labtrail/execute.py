@@ -84,18 +84,41 @@ def follow(
     began = time.perf_counter()
     with closing(task.function(config, accelerator, checkpoint)) as records:
         for record in records:
-            extra = {**checkpoint.judge(record), "system/epoch_seconds": time.perf_counter() - began}
-            extra["system/memory_mib"] = _peak_memory_mib()
-            checked({**record.metrics, **extra})
-            if accelerator.is_main_process:
-                checkpoint.save(record, first=partial(run.log, record, extra))
-                if record.metrics:
-                    _log.info("%s", _one_line(record))
-            else:
-                checkpoint.save(record)
+            keep(record, run, checkpoint, accelerator, time.perf_counter() - began)
             yield record
             began = time.perf_counter()
     checkpoint.finish()
+
+
+def keep(record: Record, run: Run, checkpoint: Checkpoint, accelerator: Accelerator, seconds: float) -> None:
+    """Logs a record and saves the state that it leaves.
+
+    Args:
+        record: what was measured.
+        run, checkpoint: of the run that it belongs to.
+        accelerator: tells who writes.
+        seconds: how long it took.
+    """
+    extra = {**checkpoint.judge(record), "system/epoch_seconds": seconds}
+    extra["system/memory_mib"] = _peak_memory_mib()
+    checked({**record.metrics, **extra})
+    if accelerator.is_main_process:
+        checkpoint.save(record, first=partial(run.log, record, extra))
+        if record.metrics:
+            _log.info("%s", _one_line(record))
+    else:
+        checkpoint.save(record)
+
+
+def conclude(run: Run, identity: Identity, metrics: Mapping[str, float]) -> None:
+    """The last words of a run that has done its work: a paragraph on its page, and its learning curves."""
+    run.describe(_description(identity, metrics))
+    history = Query(run_ids=[run.run_id], statuses=["RUNNING"]).history()
+    per_step = history.groupby("metric")["step"].nunique()
+    curves = [name for name in per_step[per_step > 1].index if name.startswith(_CURVES)]
+    if curves:
+        figure = learning_curves(history[history["metric"].isin(curves)], identity.name)
+        run.store_file("figures/curves.png", figure)
 
 
 def execute(task: Task[Config], config: Config, options: Options) -> int:
@@ -108,7 +131,7 @@ def run_task(task: Task[Config], config: Config, options: Options) -> Outcome:
     config = task.resolve(config)
     sources = tuple(task.sources(config))
     accelerator = make_accelerator(config.compute, options.processes, options.timeout_s)
-    identity = _identify(task, config, sources, accelerator, options.tags)
+    identity = identify(task, config, sources, accelerator, options.tags)
     own = _claim_together(task, identity, accelerator, options.again or task.missing(config))
     if own.state == "finished":
         if accelerator.is_main_process:
@@ -199,16 +222,7 @@ class _Attempt:
         self._accelerator.wait_for_everyone()
         self._peers.leave("FINISHED", "")
         if self._accelerator.is_main_process:
-            self._run.describe(_description(self._identity, metrics))
-            self._draw_curves()
-
-    def _draw_curves(self) -> None:
-        history = Query(run_ids=[self._run.run_id], statuses=["RUNNING"]).history()
-        per_step = history.groupby("metric")["step"].nunique()
-        curves = [name for name in per_step[per_step > 1].index if name.startswith(_CURVES)]
-        if curves:
-            figure = learning_curves(history[history["metric"].isin(curves)], self._identity.name)
-            self._run.store_file("figures/curves.png", figure)
+            conclude(self._run, self._identity, metrics)
 
     def _failed(self, error: Exception) -> int:
         text = f"{type(error).__name__}: {error}"
@@ -261,7 +275,7 @@ def _claim_together(task: Task[Config], identity: Identity, accelerator: Acceler
         own = None
         if accelerator.is_main_process:
             experiment_id = store.initialise([task.experiment_name])[task.experiment_name]
-            own = claim(store.connect(), identity, experiment_id, again)
+            own = claim(store.connect(), identity, experiment_id, again, os.environ.get("MLFLOW_RUN_ID"))
         state, run_id = _broadcast((own.state, own.run_id) if own else None)
         if state != "busy":
             return own or Claim(state, run_id)
@@ -281,13 +295,22 @@ def work_key(task: Task[Config], config: Config, sources: Sequence[DataSource], 
     return fingerprint(task.name, config, [(source.context, source.digest) for source in sources], processes)
 
 
-def _identify(
+def identify(
     task: Task[Config],
     config: Config,
     sources: Sequence[DataSource],
     accelerator: Accelerator,
     further: Mapping[str, str],
 ) -> Identity:
+    """What a run of this config is of, with the tags that every run carries.
+
+    Args:
+        task: whose config it is.
+        config: resolved.
+        sources: the data it reads.
+        accelerator: tells processes and device.
+        further: more tags.
+    """
     key = work_key(task, config, sources, accelerator.num_processes)
     tags = {
         contract.PROCESSES: str(accelerator.num_processes),

@@ -72,7 +72,7 @@ class Claim:
     lock: FileLock | None = None
 
 
-def claim(client: MlflowClient, identity: Identity, experiment_id: str, again: bool) -> Claim:
+def claim(client: MlflowClient, identity: Identity, experiment_id: str, again: bool, given: str | None = None) -> Claim:
     """Finds the run that this work belongs to, or opens one; compares first and writes after.
 
     A run that ``mlflow run`` has created for this process is used if the work is new; otherwise it is
@@ -83,11 +83,11 @@ def claim(client: MlflowClient, identity: Identity, experiment_id: str, again: b
         identity: of the work.
         experiment_id: where a new run goes.
         again: whether to run anew although the work may be done.
+        given: id of a run that was created for this work by ``mlflow run``.
 
     Raises:
         ClaimError: the given run belongs to other work; nothing was written.
     """
-    given = os.environ.get("MLFLOW_RUN_ID")
     with store.locked(f"claim-{identity.key}"):
         own = client.get_run(given) if given else None
         if own is not None and contract.KEY in own.data.tags:

@@ -7,7 +7,7 @@ import pandas as pd
 import psutil
 
 from labtrail import contract
-from tests.workspace import Workspace, wait_for_line
+from tests.workspace import Workspace, assert_same_weights, wait_for_line
 
 ANY = ("FINISHED", "FAILED", "KILLED", "RUNNING")
 QUICK = """
@@ -30,12 +30,13 @@ groups:
     grid: {method: [logit, factor], seed: [0, 1]}
 """
 CELLS = 6
+# A rate at which the loss overflows.
 FAULTY = """
 name: faulty
 task: distill
 groups:
   - {name: teachers, config: quick.yaml}
-  - {name: wild, config: quick.yaml, reads: {teacher: teachers}, values: {method: fitnets, train.learning_rate: 1.0e+30}}
+  - {name: wild, config: quick.yaml, reads: {teacher: teachers}, values: {method: sp, train.learning_rate: 1.e+30}}
   - {name: tame, config: quick.yaml, reads: {teacher: teachers}, values: {method: logit}}
 """
 SEARCH = """
@@ -105,7 +106,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_run(workspace: Workspace)
     assert done.returncode == 1
     assert "1 of 3 cells failed; the first: wild: exit status 1" in done.stderr
     states = dict(zip(cells(workspace)["cfg.method"], cells(workspace)["status"], strict=True))
-    assert states == {"none": "FINISHED", "fitnets": "FAILED", "logit": "FINISHED"}
+    assert states == {"none": "FINISHED", "sp": "FAILED", "logit": "FINISHED"}
     assert workspace.query("campaign").runs().empty
 
 
@@ -143,3 +144,22 @@ def test_a_study_survives_the_death_of_a_worker(workspace: Workspace) -> None:
     more = workspace.run(*command, "--trials", "22")
     assert more.returncode == 0, more.stderr
     assert len(cells(workspace)) - len(runs) == 2
+
+
+def test_a_bundle_is_runs_of_their_own(workspace: Workspace) -> None:
+    campaign(workspace)
+    students = "students: [{method: logit, alpha: 0.25}, {method: attention, alpha: 0.5}]\n"
+    workspace.write("bundle.yaml", QUICK.replace("method: none\n", "") + students)
+    assert workspace.run("python", "-m", "projects.distill", "--config", "quick.yaml").returncode == 0
+    logit = ["python", "-m", "projects.distill", "--config", "quick.yaml", "--method", "logit", "--alpha", "0.25"]
+    done = workspace.run("python", "-m", "projects.distill", "bundle", "--config", "bundle.yaml")
+    assert done.returncode == 0, done.stderr
+    runs = cells(workspace)
+    assert runs["status"].tolist() == ["FINISHED"] * 3
+    assert "already done" in workspace.run(*logit).stderr
+    assert workspace.run(*logit, "--again").returncode == 0
+    own, again = (cells(workspace).query("`cfg.method` == 'logit'")["run_id"]).tolist()
+    assert_same_weights(workspace.artifacts(own), workspace.artifacts(again))
+    bundle = workspace.query("distill-bundle").runs()["run_id"].item()
+    table = pd.read_csv(workspace.artifacts(bundle) / "tables/students.csv")
+    assert set(table["run_id"]) == set(runs["run_id"].iloc[1:])

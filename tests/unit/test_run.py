@@ -1,6 +1,7 @@
 """Run writes what the contract says, refuses what is no number, and claims each piece of work once."""
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +38,17 @@ def experiment(client: MlflowClient) -> str:
     return store.initialise(["toy"])["toy"]
 
 
+def claim_here(client: MlflowClient, own: Identity, experiment: str, *, again: bool) -> Claim:
+    """As a process does that ``mlflow run`` may have given a run."""
+    return claim(client, own, experiment, again, os.environ.get("MLFLOW_RUN_ID"))
+
+
 def identity(key: str, seed: int = 0) -> Identity:
     return Identity("toy", f"toy-s{seed}", key, TaskConfig(seed=seed), [SOURCE], {contract.DEVICE: "cpu"})
 
 
 def started(client: MlflowClient, experiment: str, key: str) -> tuple[Run, Claim]:
-    own = claim(client, identity(key), experiment, again=False)
+    own = claim_here(client, identity(key), experiment, again=False)
     assert own.state == "mine"
     run = Run(own.run_id, client)
     run.start(identity(key))
@@ -104,16 +110,16 @@ def test_finished_work_is_found_and_again_runs_anew(client: MlflowClient, experi
     run, own = started(client, experiment, "done")
     run.end("FINISHED")
     free(own)
-    assert claim(client, identity("done"), experiment, again=False) == Claim("finished", run.run_id)
-    anew = claim(client, identity("done"), experiment, again=True)
+    assert claim_here(client, identity("done"), experiment, again=False) == Claim("finished", run.run_id)
+    anew = claim_here(client, identity("done"), experiment, again=True)
     assert anew.state == "mine"
     assert anew.run_id != run.run_id
     # Stopped, it is continued by the same command; without --again the finished one still counts.
     free(anew)
     client.set_terminated(anew.run_id, "KILLED")
-    continued = claim(client, identity("done"), experiment, again=True)
+    continued = claim_here(client, identity("done"), experiment, again=True)
     assert (continued.state, continued.run_id) == ("mine", anew.run_id)
-    assert claim(client, identity("done"), experiment, again=False) == Claim("finished", run.run_id)
+    assert claim_here(client, identity("done"), experiment, again=False) == Claim("finished", run.run_id)
 
 
 def test_run_that_may_live_elsewhere_is_not_touched(client: MlflowClient, experiment: str) -> None:
@@ -122,17 +128,17 @@ def test_run_that_may_live_elsewhere_is_not_touched(client: MlflowClient, experi
     client.set_tag(run.run_id, contract.PLACE, "another folder")
     client.set_tag(run.run_id, contract.HOST, "node7")
     with pytest.raises(ClaimError, match=r"from another folder or machine \(node7\)"):
-        claim(client, identity("elsewhere"), experiment, again=False)
-    assert claim(client, identity("elsewhere"), experiment, again=True).run_id != run.run_id
+        claim_here(client, identity("elsewhere"), experiment, again=False)
+    assert claim_here(client, identity("elsewhere"), experiment, again=True).run_id != run.run_id
     client.set_tag(run.run_id, contract.ENDED, "KILLED")
-    assert claim(client, identity("elsewhere"), experiment, again=False).run_id != ""
+    assert claim_here(client, identity("elsewhere"), experiment, again=False).run_id != ""
 
 
 def test_live_work_is_busy_and_dead_work_is_taken_over(client: MlflowClient, experiment: str) -> None:
     run, own = started(client, experiment, "live")
-    assert claim(client, identity("live"), experiment, again=False) == Claim("busy", run.run_id)
+    assert claim_here(client, identity("live"), experiment, again=False) == Claim("busy", run.run_id)
     free(own)
-    taken = claim(client, identity("live"), experiment, again=False)
+    taken = claim_here(client, identity("live"), experiment, again=False)
     assert (taken.state, taken.run_id) == ("mine", run.run_id)
     run = Run(taken.run_id, client)
     run.start(identity("live"))
@@ -161,7 +167,7 @@ def test_run_of_mlflow_becomes_ours_or_a_pointer(
 ) -> None:
     first = client.create_run(experiment, run_name="bold-ape-12").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", first)
-    own = claim(client, identity("mlflow"), experiment, again=False)
+    own = claim_here(client, identity("mlflow"), experiment, again=False)
     assert (own.state, own.run_id) == ("mine", first)
     run = Run(first, client)
     run.start(identity("mlflow"))
@@ -171,7 +177,7 @@ def test_run_of_mlflow_becomes_ours_or_a_pointer(
 
     second = client.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", second)
-    assert claim(client, identity("mlflow"), experiment, again=False) == Claim("finished", first)
+    assert claim_here(client, identity("mlflow"), experiment, again=False) == Claim("finished", first)
     tags = client.get_run(second).data.tags
     assert tags[contract.SAME_AS] == first
     assert contract.KEY not in tags
@@ -196,12 +202,12 @@ def test_other_config_under_the_same_run_is_refused(
     before = client.get_run(run.run_id)
     monkeypatch.setenv("MLFLOW_RUN_ID", run.run_id)
     with pytest.raises(ClaimError, match="a run keeps its config"):
-        claim(client, identity("second-config"), experiment, again=False)
+        claim_here(client, identity("second-config"), experiment, again=False)
     after = client.get_run(run.run_id)
     assert (after.info.status, after.data.tags, after.data.params) == (
         before.info.status, before.data.tags, before.data.params,
     )  # fmt: skip
-    assert claim(client, identity("first-config"), experiment, again=False).state == "mine"
+    assert claim_here(client, identity("first-config"), experiment, again=False).state == "mine"
 
 
 def test_end_counts_once_and_keeps_the_reason(client: MlflowClient, experiment: str) -> None:
@@ -218,7 +224,7 @@ def test_killed_run_that_its_parent_calls_finished_is_not(client: MlflowClient, 
     run.end("KILLED", "SIGTERM")
     free(own)
     client.set_terminated(run.run_id, "FINISHED")
-    assert claim(client, identity("lied"), experiment, again=False).state == "mine"
+    assert claim_here(client, identity("lied"), experiment, again=False).state == "mine"
 
 
 def test_finished_run_that_its_parent_calls_failed_still_is(client: MlflowClient, experiment: str) -> None:
@@ -227,7 +233,7 @@ def test_finished_run_that_its_parent_calls_failed_still_is(client: MlflowClient
     run.end("FINISHED")
     free(own)
     client.set_terminated(run.run_id, "FAILED")
-    assert claim(client, identity("slandered"), experiment, again=False) == Claim("finished", run.run_id)
+    assert claim_here(client, identity("slandered"), experiment, again=False) == Claim("finished", run.run_id)
     assert Query("toy", tags={contract.KEY: "slandered"}, client=client).runs()["status"].tolist() == ["FINISHED"]
 
 

@@ -53,6 +53,24 @@ def use_small(monkeypatch: Any, folder: Path) -> None:
     monkeypatch.setattr(train, "load_teacher", lambda _config, _device: small_teacher())
 
 
+def run_together(configs: list[DistillConfig], folder: Path, records: int | None = None) -> list[tuple[int, Record]]:
+    """Trains students side by side, each with its checkpoints in a folder of its number; stops as ``run`` does."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, mixed_precision=configs[0].compute.precision)
+    score = Score("validation/accuracy")
+    checkpoints = [Checkpoint(folder / str(number), accelerator, score=score) for number in range(len(configs))]
+    found = []
+    for number, record in train.train_together(configs, accelerator, checkpoints):
+        checkpoints[number].judge(record)
+        checkpoints[number].save(record)
+        found.append((number, record))
+        if len(found) == records:
+            break
+    for one in checkpoints:
+        one.flush()
+    return found
+
+
 def run(config: DistillConfig, folder: Path, records: int | None = None) -> list[Record]:
     """Trains with checkpoints in a folder; stops as a killed process would after some records."""
     # Accelerate keeps the first precision of a process; a run has a process of its own.

@@ -14,7 +14,7 @@ from projects.distill.learner import Learner, SkippedSteps, balance, gradient_co
 from projects.distill.methods import EXTRAS, Factors
 from projects.distill.model import ResNet, fused
 from projects.distill.train import PARAPHRASER, batches, rate
-from tests.unit.distill.small import run, small_config, small_images, small_teacher, use_small
+from tests.unit.distill.small import run, run_together, small_config, small_images, small_teacher, use_small
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
@@ -32,6 +32,29 @@ def test_four_epochs_are_two_and_two_to_the_bit(
     one, other = (load_file(tmp_path / name / "last/model.safetensors") for name in ("whole", "parts"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_students_side_by_side_are_those_of_separate_runs_also_after_a_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small(monkeypatch, tmp_path)
+    configs = [
+        small_config(method=method, alpha=alpha, teacher=teacher, compute={"precision": "bf16"})
+        for method, alpha, teacher in (
+            ("logit", 0.3, "0" * 32), ("fitnets", 0.7, "0" * 32), ("control", 0.5, ""), ("factor", 0.5, "0" * 32),
+        )
+    ]  # fmt: skip
+    alone = [run(config, tmp_path / f"alone{number}") for number, config in enumerate(configs)]
+    # Five records: in the second epoch, the first student is one ahead of the others when the process dies.
+    begun = run_together(configs, tmp_path / "together", records=5)
+    ended = run_together(configs, tmp_path / "together")
+    for number, whole in enumerate(alone):
+        own = [dict(record.metrics) for place, record in [*begun, *ended] if place == number]
+        assert own == [dict(record.metrics) for record in whole]
+        one, other = (
+            load_file(tmp_path / name / "last/model.safetensors") for name in (f"alone{number}", f"together/{number}")
+        )
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("method", EXTRAS)
