@@ -60,6 +60,7 @@ def over_alpha(table: pd.DataFrame, data: str) -> Figure:
         if names[index] != "control":
             _line(axis, table[table["method"] == names[index]], "the method", figures.COLOURS[0], "o")
         axis.set_title(names[index], fontsize=9)
+        axis.set_xticks(sorted(table.loc[table["method"] != "none", "alpha"].unique()))
         axis.grid(alpha=0.3)
     for axis in axes[-columns:]:
         axis.set_xlabel("alpha")

@@ -144,15 +144,18 @@ class Resident:
             generator: on the CPU, so that every device draws alike.
         """
         count, device = len(index_B), self._padded.device
-        shift = torch.randint(2 * self._pad + 1, (2, count), generator=generator)
-        mirrored = (
-            (torch.rand(count, generator=generator) < 0.5) if self._flip else torch.zeros(count, dtype=torch.bool)
-        )
-        line = torch.arange(self._side)
-        columns = torch.where(mirrored[:, None], line.flip(0), line) + shift[1][:, None]
-        rows = line + shift[0][:, None]
-        index, rows, columns = (one.to(device) for one in (index_B, rows, columns))
-        return self._normalised(self._padded[index[:, None, None], rows[:, :, None], columns[:, None, :]])
+        shift = torch.randint(2 * self._pad + 1, (2, count), generator=generator).to(device)
+        mirrored = (torch.rand(count, generator=generator) < 0.5).to(device) if self._flip else None
+        chosen = self._crops()[index_B.to(device), shift[0], shift[1]]
+        if mirrored is not None:
+            chosen = torch.where(mirrored[:, None, None, None], chosen.flip(2), chosen)
+        return self._normalised(chosen)
+
+    def _crops(self) -> Tensor:
+        """A view of every crop of every image, (N, shifts, shifts, H, W, C): one is copied in whole rows."""
+        image, line, pixel, channel = self._padded.stride()
+        shifts, size = 2 * self._pad + 1, (self._side, self._side, self._padded.shape[3])
+        return self._padded.as_strided((len(self), shifts, shifts, *size), (image, line, pixel, line, pixel, channel))
 
     def _normalised(self, bytes_BHWC: Tensor) -> Tensor:
         return ((bytes_BHWC.float() - self._mean) * self._scale).permute(0, 3, 1, 2)

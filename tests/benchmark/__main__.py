@@ -9,10 +9,16 @@ import platform
 
 import torch
 
-from tests.benchmark import attention, pamap2, spoter, tracking
+from tests.benchmark import attention, distill, pamap2, spoter, tracking
 from tests.benchmark.timing import Row
 
-SUITES = {"spoter": spoter.rows, "attention": attention.rows, "pamap2": pamap2.rows, "tracking": tracking.rows}
+SUITES = {
+    "spoter": spoter.rows,
+    "attention": attention.rows,
+    "pamap2": pamap2.rows,
+    "distill": distill.rows,
+    "tracking": tracking.rows,
+}
 
 
 def main() -> None:
