@@ -3,6 +3,7 @@
 import os
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from accelerate import Accelerator
@@ -10,10 +11,14 @@ from accelerate import Accelerator
 from labtrail.checkpoint import Checkpoint
 from labtrail.cli import command_line
 from labtrail.config import load_config
+from labtrail.files import sha256_of
 from labtrail.launch import require_one_process
-from labtrail.record import Record
+from labtrail.record import DataSource, Record
 from labtrail.task import Task
 from projects.tasks import task_named
+
+if TYPE_CHECKING:
+    from labtrail.campaign import CampaignConfig
 
 
 @click.command(name="python -m projects.campaign", context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,12 +30,13 @@ from projects.tasks import task_named
               help="Look again at a campaign that has finished; finished cells stay as they are.")  # fmt: skip
 def main(path: Path, workers: int | None, dry_run: bool, again: bool) -> int:
     """Runs what a campaign is missing; safe to repeat, to kill and to start twice at once."""
-    from labtrail.campaign import Campaign, CampaignConfig, program, run_campaign
+    from labtrail.campaign import Campaign, CampaignConfig, cells_of, program, run_campaign
     from labtrail.execute import Options, execute
     from labtrail.scheduler import Local
 
     config = load_config(CampaignConfig, path)
     known = task_named(config.task)
+    cells_of(config, known.task)
     if dry_run:
         campaign = Campaign(config, known.task, program(known.module))
         campaign.look()
@@ -51,10 +57,16 @@ def main(path: Path, workers: int | None, dry_run: bool, again: bool) -> int:
         config=CampaignConfig,
         function=run,
         default=path,
-        title=lambda config: f"campaign-{config.name}",
+        sources=lambda own: [DataSource(one.name, "base", str(one), sha256_of(one)) for one in _bases(own)],
+        title=lambda own: f"campaign-{own.name}",
         experiment=config.task,
     )
     return execute(task, config, Options(again=again))
+
+
+def _bases(config: "CampaignConfig") -> list[Path]:
+    """The config files that cells start from."""
+    return list(dict.fromkeys(group.config for group in config.groups))
 
 
 if __name__ == "__main__":

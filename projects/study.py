@@ -14,15 +14,17 @@ from labtrail.checkpoint import Checkpoint
 from labtrail.cli import command_line, overrides_of
 from labtrail.config import TaskConfig, load_config, to_yaml
 from labtrail.errors import LabtrailError
-from labtrail.files import write_atomically
+from labtrail.files import sha256_of, write_atomically
 from labtrail.launch import require_one_process
-from labtrail.record import Record
+from labtrail.record import DataSource, Record
 from labtrail.task import Task
 from projects.tasks import task_named
 
 _POLL_S = 0.5
 # For each worker, so many that end badly are replaced.
 _ATTEMPTS = 3
+# Exit status of a worker that no other values would help.
+_REFUSED = 2
 
 
 @click.command(
@@ -46,10 +48,12 @@ def main(context: click.Context, path: Path, workers: int, again: bool, worker: 
     Values of the study's file are overridden by --key value, as for a task.
     """
     from labtrail.execute import Options, execute
-    from labtrail.study import StudyConfig, work
+    from labtrail.study import StudyConfig, trial_config, work
 
     config = load_config(StudyConfig, path, overrides_of(context.args))
     known = task_named(config.task)
+    # A base that cannot be read is told here, in one line.
+    trial_config(config, known.task, {})
     if worker is not None:
         work(config, known.task, parent, worker)
         return 0
@@ -58,6 +62,7 @@ def main(context: click.Context, path: Path, workers: int, again: bool, worker: 
         config=StudyConfig,
         function=lambda own, accelerator, checkpoint: _search(own, accelerator, checkpoint, known.task, workers),
         default=path,
+        sources=lambda own: [DataSource(own.config.name, "base", str(own.config), sha256_of(own.config))],
         title=lambda own: f"study-{own.name}",
         experiment=config.task,
     )
@@ -69,7 +74,7 @@ def _search(
 ) -> Generator[Record]:
     """A Record whenever trials have ended, and a last one with tables, plots and the best config."""
     from labtrail import store
-    from labtrail.scheduler import Job, Local
+    from labtrail.scheduler import Job, Local, last_line
     from labtrail.study import StudyConfig, ended_trials, open_study, outcome_files
 
     require_one_process(accelerator, "study")
@@ -96,6 +101,8 @@ def _search(
                 yield Record(done, _metrics(study, done))
                 continue
             for name, status in scheduler.ended().items():
+                if status == _REFUSED:
+                    raise LabtrailError(f"no trial can begin: {last_line(folder / f'{name}.log')}")
                 # One that ends well leaves the rest to the others, as long as there are others.
                 if status != 0 or not scheduler.names():
                     lost += 1
@@ -108,6 +115,8 @@ def _search(
     finally:
         bar.close()
         scheduler.close()
+    if not any(one.state.name in ("COMPLETE", "PRUNED") for one in study.get_trials(deepcopy=False)):
+        raise LabtrailError(f"every one of {shown} trials failed; see {folder}")
     yield Record(shown + 1, _metrics(study, shown), outcome_files(study, config, task))
 
 

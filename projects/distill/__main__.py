@@ -22,7 +22,7 @@ def sources(config: DistillConfig) -> Sequence[DataSource]:
     return [
         *(
             DataSource(f"{config.data.name}-{name}", name, place, digest, {"images": len(counts[name].labels)})
-            for name, digest in images.digests().items()
+            for name, digest in images.digests.items()
         ),
         *teacher_source(config),
     ]

@@ -12,6 +12,7 @@ from labtrail.checkpoint import Checkpoint
 from labtrail.config import TaskConfig
 from labtrail.errors import QueryError
 from labtrail.files import sha256_of
+from labtrail.frames import grouped
 from labtrail.launch import require_one_process
 from labtrail.record import DataSource, Record
 from labtrail.task import Task
@@ -40,24 +41,41 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
     Raises:
         QueryError: there is none.
     """
-    from labtrail.query import Query, find_runs
+    from labtrail.query import artifact_names, find_runs
 
     found = find_runs(config.runs, "distill")
     if config.campaign:
-        own = set(Query("distill", campaign=config.campaign).runs().get("run_id", pd.Series(dtype=object)))
+        own = _cells(config.campaign)
         found = [one for one in found if one in own]
-    if not found:
+    whole = [one for one in found if Path(FEATURES).name in artifact_names(one, str(Path(FEATURES).parent))]
+    if len(whole) < len(found):
+        _log.info("%d runs; left out: %d without %s, of another version", len(whole), len(found) - len(whole), FEATURES)
+    if not whole:
         raise QueryError(f"campaign {config.campaign!r}: no finished distill run of it; start it with -e campaign")
-    return config.model_copy(update={"runs": ",".join(found)})
+    return config.model_copy(update={"runs": ",".join(whole)})
+
+
+def _cells(campaign: str) -> set[str]:
+    """The runs of a campaign: those of its table, which also names runs that it found done, and those it has tagged."""
+    from labtrail.query import Query, artifact, artifact_names
+
+    found = set(Query("distill", campaign=campaign).runs().get("run_id", pd.Series(dtype=object)))
+    rounds = Query("campaign", config={"name": campaign}, statuses=("FINISHED", "FAILED")).runs()
+    for run_id in rounds.get("run_id", pd.Series(dtype=object)):
+        if "cells.csv" in artifact_names(run_id, "tables"):
+            found |= set(pd.read_csv(artifact(run_id, "tables/cells.csv"))["run_id"].dropna())
+    return found
 
 
 def sources(config: AnalysisConfig) -> Sequence[DataSource]:
-    """The features of every run."""
-    from labtrail.query import artifact
+    """The features of every run, and of the teachers beside them."""
+    from labtrail.query import Query, artifact
 
+    ids = config.runs.split(",")
+    teachers = Query("distill", run_ids=ids).runs()["cfg.teacher"]
     return [
         DataSource("features", "features", f"runs:/{one}/{FEATURES}", sha256_of(artifact(one, FEATURES)), {}, one)
-        for one in config.runs.split(",")
+        for one in dict.fromkeys([*ids, *(one for one in teachers if one)])
     ]
 
 
@@ -87,13 +105,13 @@ def findings(accuracy: pd.DataFrame, noise: pd.DataFrame) -> str:
         accuracy, noise: as ``comparison`` makes them.
     """
     lines = ["# Findings", ""]
-    for data, own in accuracy.groupby("data"):
-        lines += [f"## {data}", ""]
+    for (data, recipe), own in grouped(accuracy, ["data", "recipe"]):
+        lines += [f"## {data}{f', {recipe}' if recipe else ''}", ""]
         baseline = own[own["method"] == "none"]
         if len(baseline):
             first = baseline.iloc[0]
             lines.append(f"- Baseline: {first['accuracy']:.4f} test accuracy, mean of {first['seeds']} seeds.")
-        floor = noise[(noise["data"] == data) & (noise["measure"] == "accuracy")]
+        floor = noise[(noise["data"] == data) & (noise["recipe"] == recipe) & (noise["measure"] == "accuracy")]
         if len(floor):
             one = floor.iloc[0]
             lines.append(
@@ -115,9 +133,9 @@ def _against(own: pd.DataFrame, name: str) -> list[str]:
         return []
     best = known.loc[known[f"gain_{name}"].idxmax()]
     clear = known[known[f"p_{name}_holm"] < _SIGNIFICANT]
-    told = ", ".join(f"{row['method']} at {row['alpha']:g}" for _, row in clear.iterrows()) or "none"
+    told = ", ".join(f"{row['arm']} at {row['alpha']:g}" for _, row in clear.iterrows()) or "none"
     return [
-        f"- Against the {name}, largest gain: {best['method']} at alpha {best['alpha']:g}, "
+        f"- Against the {name}, largest gain: {best['arm']} at alpha {best['alpha']:g}, "
         f"{best[f'gain_{name}']:+.4f} (95 % over seeds {best[f'gain_{name}_low']:+.4f} to "
         f"{best[f'gain_{name}_high']:+.4f}; over test images {best[f'gain_{name}_images_low']:+.4f} to "
         f"{best[f'gain_{name}_images_high']:+.4f}). Different after Holm's correction: {told}."

@@ -45,7 +45,12 @@ class BundleConfig(DistillConfig):
 
     @model_validator(mode="after")
     def _students_differ(self) -> "BundleConfig":
-        if len(set(self.students)) < len(self.students):
+        # A baseline has no alpha, and a loss that is not given is the bundle's.
+        own = [
+            ("none" if one.method == "none" else (one.method, one.alpha), one.loss or self.loss)
+            for one in self.students
+        ]
+        if len(set(own)) < len(own):
             raise ValueError("two students are the same")
         return self
 

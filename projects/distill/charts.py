@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labtrail import figures
-from projects.distill.comparison import methods_of, students
+from labtrail.frames import grouped
+from projects.distill.comparison import arms_of, students
 
 # Measures that are drawn as heat maps of method by alpha, with their words.
 _MAPS: Mapping[str, str] = {
@@ -28,8 +29,12 @@ def figures_of(runs: pd.DataFrame, accuracy: pd.DataFrame, measures: pd.DataFram
         runs: a row per run.
         accuracy, measures: as ``comparison`` makes them.
     """
-    found = {f"accuracy_{data}": over_alpha(own, str(data)) for data, own in accuracy.groupby("data")}
-    if not methods_of(runs):
+    found = {}
+    for data, table in accuracy.groupby("data"):
+        for number, (recipe, own) in enumerate(table.groupby("recipe")):
+            name = f"accuracy_{data}" + (f"_{number}" if number else "")
+            found[name] = over_alpha(own, f"{data}, {recipe}" if recipe else str(data))
+    if not arms_of(runs):
         return found
     found |= {f"map_{name}": heat_map(measures, name, words) for name, words in _MAPS.items()}
     found["alignment"] = alignment(runs)
@@ -40,7 +45,7 @@ def figures_of(runs: pd.DataFrame, accuracy: pd.DataFrame, measures: pd.DataFram
 
 def over_alpha(table: pd.DataFrame, data: str) -> Figure:
     """Accuracy over alpha, one panel per method, beside the control arm and the baseline."""
-    names = methods_of(table) or ["control"]
+    names = arms_of(table) or ["control"]
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.0 * columns + 0.6, 2.6 * rows + 0.9), layout="constrained")
@@ -58,7 +63,7 @@ def over_alpha(table: pd.DataFrame, data: str) -> Figure:
                 axis.axhspan(low, high, color="0.9")
         _line(axis, table[table["method"] == "control"], "control: (1 - alpha) CE", _GREY, "s")
         if names[index] != "control":
-            _line(axis, table[table["method"] == names[index]], "the method", figures.COLOURS[0], "o")
+            _line(axis, table[table["arm"] == names[index]], "the method", figures.COLOURS[0], "o")
         axis.set_title(names[index], fontsize=9)
         axis.set_xticks(sorted(table.loc[table["method"] != "none", "alpha"].unique()))
         axis.grid(alpha=0.3)
@@ -86,14 +91,13 @@ def _line(axis: Axes, own: pd.DataFrame, label: str, colour: str, marker: str) -
 def heat_map(measures: pd.DataFrame, name: str, words: str) -> Figure:
     """One measure by method and alpha, a panel for each data set."""
     own = measures[measures["method"] != "none"]
-    alphas = sorted(own["alpha"].unique())
-    names = sorted(own["method"].unique())
-    panels = {
-        str(data): part.pivot(index="method", columns="alpha", values=name).reindex(names)[alphas].to_numpy(float)
-        for data, part in own.groupby("data")
-    }
+    alphas, names = sorted(own["alpha"].unique()), sorted(own["arm"].unique())
+    panels = {}
+    for (data, recipe), part in grouped(own, ["data", "recipe"]):
+        wide = part.pivot(index="arm", columns="alpha", values=name).reindex(index=names, columns=alphas)
+        panels[f"{data}, {recipe}" if recipe else str(data)] = wide.to_numpy(float)
     return figures.heat_maps(
-        panels, names, [f"{alpha:g}" for alpha in alphas], words, f"{words}: method by alpha", digits=2
+        panels, names, [f"{alpha:g}" for alpha in alphas], name, f"{words}: method by alpha", digits=2
     )
 
 
@@ -102,7 +106,7 @@ def alignment(runs: pd.DataFrame) -> Figure:
     own = students(runs[~runs["method"].isin(["none", "control"])])
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
-    for index, (method, part) in enumerate(own.groupby("method")):
+    for index, (method, part) in enumerate(own.groupby("arm")):
         colour = figures.COLOURS[index % len(figures.COLOURS)]
         axis.scatter(part["cka_33"], part["accuracy"], label=method, color=colour, s=14 + 30 * part["alpha"])
     axis.set(xlabel="debiased CKA with the teacher, last stage", ylabel="test accuracy",
@@ -117,7 +121,7 @@ def stages(measures: pd.DataFrame) -> Figure:
     own = measures[~measures["method"].isin(["none", "control"])]
     panels = {
         str(method): np.array([[part[f"cka_{row}{column}"].mean() for column in "123"] for row in "123"])
-        for method, part in own.groupby("method")
+        for method, part in own.groupby("arm")
     }
     return figures.heat_maps(
         panels, ["1", "2", "3"], ["1", "2", "3"], "debiased CKA",

@@ -1,15 +1,16 @@
 """From runs to tables with alpha as the independent variable: paired by seed, beside baseline and control."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from labtrail.frames import grouped
 from labtrail.statistics import bootstrap_mean, detectable, holm, paired_t, t_interval
 from projects.distill.evidence import correct
 
-_KEYS = ("data", "method", "alpha")
+_KEYS = ("data", "recipe", "method", "arm", "alpha")
 # What a method has of its own against the same students without a teacher.
 _COMPARED = (
     "accuracy", "accuracy_last", "nll", "brier", "ece", "stage_3_effective_dimension", "stage_3_two_nn", "stage_3_knn",
@@ -18,10 +19,12 @@ _COMPARED = (
 
 
 def students(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the architecture that students have; teachers are left out."""
+    """The runs of the recipes that students have, data set by data set; teachers of another recipe are left out."""
     taught = runs[runs["method"] != "none"]
-    names = set(taught["model"]) if len(taught) else set(runs["model"])
-    return runs[runs["model"].isin(names)]
+    wanted = set(zip(taught["data"], taught["recipe"], strict=True)) or set(
+        zip(runs["data"], runs["recipe"], strict=True)
+    )
+    return runs[[pair in wanted for pair in zip(runs["data"], runs["recipe"], strict=True)]]
 
 
 def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -31,12 +34,15 @@ def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
     seeds and corrected by Holm within a data set.
     """
     rows = []
-    for (data, method, alpha), own in _groups(students(runs)):
+    known = students(runs)
+    for key, own in grouped(known.sort_values("seed"), _KEYS):
         score = t_interval(own["accuracy"].to_numpy(float))
-        row: dict[str, Any] = dict(zip(_KEYS, (data, method, alpha), strict=True))
+        row: dict[str, Any] = dict(zip(_KEYS, key, strict=True))
+        alike = known[(known["data"] == row["data"]) & (known["recipe"] == row["recipe"])]
         row |= {"seeds": len(own), "accuracy": float(score.value), "low": float(score.low), "high": float(score.high)}
-        for name, other in (("baseline", _of(runs, data, "none", 0.0)), ("control", _of(runs, data, "control", alpha))):
-            if method not in ("none", name):
+        control = alike[(alike["method"] == "control") & (alike["alpha"] == row["alpha"])]
+        for name, other in (("baseline", alike[alike["method"] == "none"]), ("control", control)):
+            if row["method"] not in ("none", name):
                 row |= _gain(own, other, name)
         rows.append({**row, "run_ids": " ".join(own["run_id"])})
     table = pd.DataFrame(rows)
@@ -46,11 +52,6 @@ def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
             for _, index in table.groupby("data").groups.items():
                 table.loc[index, f"{column}_holm"] = holm(table.loc[index, column].to_numpy(float))
     return table
-
-
-def _of(runs: pd.DataFrame, data: str, method: str, alpha: float) -> pd.DataFrame:
-    found = students(runs)
-    return found[(found["data"] == data) & (found["method"] == method) & (found["alpha"] == alpha)]
 
 
 def _gain(own: pd.DataFrame, other: pd.DataFrame, name: str) -> dict[str, float]:
@@ -81,13 +82,15 @@ def noise_table(runs: pd.DataFrame) -> pd.DataFrame:
     """The floor under every measure: how much the baseline's seeds differ, and what so many seeds could detect."""
     rows = []
     own = students(runs)
-    for data, baseline in own[own["method"] == "none"].groupby("data"):
+    for (data, recipe), baseline in grouped(own[own["method"] == "none"], ["data", "recipe"]):
         for name in _COMPARED:
             values = baseline[name].dropna().to_numpy(float)
             if len(values) > 1:
                 spread = float(values.std(ddof=1))
-                rows.append((data, name, len(values), values.mean(), spread, detectable(spread, len(values))))
-    return pd.DataFrame(rows, columns=["data", "measure", "seeds", "mean", "deviation", "detectable_difference"])
+                rows.append((data, recipe, name, len(values), values.mean(), spread, detectable(spread, len(values))))
+    return pd.DataFrame(
+        rows, columns=["data", "recipe", "measure", "seeds", "mean", "deviation", "detectable_difference"]
+    )
 
 
 def measure_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -96,12 +99,6 @@ def measure_table(runs: pd.DataFrame) -> pd.DataFrame:
     return own.groupby(list(_KEYS)).mean(numeric_only=True).reset_index()
 
 
-def _groups(runs: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    for key, own in runs.groupby(list(_KEYS), sort=True):
-        assert isinstance(key, tuple)
-        yield key, own.sort_values("seed")
-
-
-def methods_of(table: pd.DataFrame) -> Sequence[str]:
-    """Methods with a teacher, in the order of their names."""
-    return sorted(set(table["method"]) - {"none", "control"})
+def arms_of(table: pd.DataFrame) -> Sequence[str]:
+    """Methods with a teacher, with the settings of their loss where those differ, in the order of their names."""
+    return sorted(set(table["arm"]) - {"none", "control"})

@@ -5,7 +5,7 @@ Shape suffixes: N images, B samples, C channels, H and W pixels.
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class Images:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
+    @cached_property
     def digests(self) -> dict[str, str]:
         """sha-256 of each split's images and labels."""
         return {
@@ -61,16 +62,24 @@ def load_images(config: DataConfig) -> Images:
     whole, test = _read(config)
     chosen = _held_out(whole.labels, config.validation, config.split_seed)
     train = Raw(whole.images[~chosen], whole.labels[~chosen])
-    scaled = [train.images[:, channel].astype(np.float64) / 255 for channel in range(train.images.shape[1])]
+    moments = [_moments(train.images[:, channel]) for channel in range(train.images.shape[1])]
     return Images(
         train=train,
         validation=Raw(whole.images[chosen], whole.labels[chosen]),
         test=test,
         classes=CLASSES[config.name],
         flip=config.name in FLIPPED,
-        mean=tuple(float(one.mean()) for one in scaled),
-        deviation=tuple(float(max(one.std(), 1e-6)) for one in scaled),
+        mean=tuple(mean for mean, _ in moments),
+        deviation=tuple(max(deviation, 1e-6) for _, deviation in moments),
     )
+
+
+def _moments(channel: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of bytes, in units of 0 .. 1, by counting them."""
+    counts = np.bincount(channel.ravel(), minlength=256)
+    values = np.arange(256) / 255
+    mean = float((counts * values).sum() / counts.sum())
+    return mean, float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
 
 
 def _read(config: DataConfig) -> tuple[Raw, Raw]:

@@ -9,7 +9,10 @@ import pandas as pd
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
+from labtrail.errors import DataError
+from labtrail.frames import group_names, grouped, newest_of_each, varying
 from labtrail.statistics import debiased_cka, dissimilarities, rdm_correlation
+from projects.distill.config import ALONE
 from projects.distill.evaluate import FEATURES
 from projects.distill.geometry import (
     error_overlap,
@@ -23,26 +26,38 @@ from projects.distill.geometry import (
 STAGES = ("stage_1", "stage_2", "stage_3")
 # Grams of more images cost memory by the square and change little.
 _IMAGES = 1000
+_RECIPE = ("cfg.data.", "cfg.model.", "cfg.train.", "cfg.compute.precision")
 _METRICS = ("accuracy", "accuracy_last", "nll", "brier", "ece", "teacher_agreement")
 
 
 def collect(run_ids: Sequence[str]) -> pd.DataFrame:
-    """A row per run: data, method, alpha, seed, model, teacher, test metrics, pull of the extra term, and geometry.
+    """A row per run: data, recipe, arm, method, alpha, seed, model, teacher, test metrics, pull, and geometry.
+
+    A recipe is what a student and its baseline share (images held out, network, optimisation), an arm is a method with
+    the settings of its loss; both are told by what the runs differ in. Of repeats of a run the newest counts.
 
     Args:
         run_ids: finished distill runs.
+
+    Raises:
+        DataError: runs of one data set and recipe were tested on other images.
     """
     from labtrail.query import Query
 
-    runs = Query("distill", run_ids=run_ids).runs()
+    runs = newest_of_each(Query("distill", run_ids=run_ids).runs())
+    differ = varying(runs)
+    recipes = group_names(runs, [key for key in differ if key.startswith(_RECIPE) and key != "cfg.data.name"])
+    losses = group_names(runs, [key for key in differ if key.startswith("cfg.loss.")])
     pulls = Query("distill", run_ids=run_ids).history(["train/gradient_ratio", "train/gradient_cosine"])
     rows = []
-    for _, run in tqdm(list(runs.iterrows()), desc="runs", unit="run", leave=False, disable=None):
+    for place, run in tqdm(list(runs.iterrows()), desc="runs", unit="run", leave=False, disable=None):
         teacher = str(run["cfg.teacher"])
         rows.append(
             {
                 "run_id": run["run_id"],
                 "data": run["cfg.data.name"],
+                "recipe": recipes[place],
+                "arm": _arm(str(run["cfg.method"]), losses[place]),
                 "method": run["cfg.method"],
                 "alpha": float(run["cfg.alpha"]),
                 "seed": int(run["cfg.seed"]),
@@ -54,7 +69,17 @@ def collect(run_ids: Sequence[str]) -> pd.DataFrame:
                 **(beside(features_of(run["run_id"]), features_of(teacher)) if teacher else {}),
             }
         )
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    for (data, _), own in grouped(found, ["data", "recipe"]):
+        labels = {features_of(run_id)["labels"].tobytes() for run_id in own["run_id"]}
+        if len(labels) > 1:
+            raise DataError(f"data {data}: the runs were tested on different images; name runs of one data set")
+    return found
+
+
+def _arm(method: str, loss: str) -> str:
+    """A method with the settings of its loss, where runs differ in them; without a teacher there is no such loss."""
+    return method if method in ALONE or not loss else f"{method} ({loss})"
 
 
 def _pull(history: pd.DataFrame) -> dict[str, float]:

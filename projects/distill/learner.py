@@ -1,5 +1,6 @@
 """What a run trains: a student, the parts of its method, and the weight between labels and teacher."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -82,11 +83,18 @@ def balance(learner: Learner, terms: Callable[[int], tuple[Tensor, Tensor]], bat
         learner: its weight is replaced.
         terms: batch number -> cross entropy and the extra term at the present weight, with their graph.
         batches: how many are averaged.
+
+    Raises:
+        MetricError: one of the terms does not pull at all, or not by a finite amount.
     """
     ratios = [gradient_comparison(learner.student, *terms(number))[0] for number in range(batches)]
-    mean = torch.stack(ratios).mean()
-    if float(mean) > 0:
-        learner.weight.copy_(learner.weight / mean.to(learner.weight))
+    mean = float(torch.stack(ratios).mean())
+    if not (math.isfinite(mean) and mean > 0):
+        raise MetricError(
+            f"loss.balance: gradient: the extra term's gradient is {mean:g} times that of CE before training: no "
+            "weight balances them; use loss.balance fixed, or another compute.precision"
+        )
+    learner.weight.copy_(learner.weight / mean)
 
 
 class SkippedSteps:

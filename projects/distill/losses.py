@@ -43,7 +43,8 @@ def unit(x: Tensor) -> Tensor:
     largest = x.detach().abs().amax(-1, keepdim=True)
     there = largest > 0
     scaled = x / torch.where(there, largest, 1.0)
-    return scaled / torch.where(there, torch.linalg.vector_norm(scaled, dim=-1, keepdim=True), 1.0)
+    lengths = torch.where(there, torch.linalg.vector_norm(scaled, dim=-1, keepdim=True), 1.0)
+    return torch.where(there, scaled / lengths, 0.0)
 
 
 @_full_precision

@@ -35,7 +35,7 @@ def trained_paraphraser(config: DistillConfig, teacher: Taught, factors: int, im
         factors: number of factors.
         images: the training images.
     """
-    path = _FOLDER / f"paraphraser-{_key(config, factors)}.safetensors"
+    path = _FOLDER / f"paraphraser-{_key(config, factors, images.labels.device)}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     made = Paraphraser(teacher.widths[2], factors)
     with FileLock(path.with_suffix(".lock")):
@@ -45,11 +45,12 @@ def trained_paraphraser(config: DistillConfig, teacher: Taught, factors: int, im
     return made.requires_grad_(False)
 
 
-def _key(config: DistillConfig, factors: int) -> str:
+def _key(config: DistillConfig, factors: int, device: torch.device) -> str:
     loss, train = config.loss, config.train
     settings = [loss.paraphraser_epochs, train.batch_size, train.channels_last, train.fused_teacher, factors]
-    digests = load_images(config.data).digests()
-    return fingerprint(config.teacher_sha256, digests["train"], config.seed, settings, config.compute)
+    recipe = [_RATE, _MOMENTUM, _DECAY, device.type]
+    digests = load_images(config.data).digests
+    return fingerprint(config.teacher_sha256, digests["train"], config.seed, settings, config.compute, recipe)
 
 
 def _train(model: Paraphraser, config: DistillConfig, teacher: Taught, images: Resident) -> dict[str, torch.Tensor]:

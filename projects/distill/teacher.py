@@ -69,6 +69,11 @@ def _baseline(config: DistillConfig) -> str:
     if len(runs):
         same = (runs["cfg.seed"] == str(config.seed)) & (runs["cfg.model.name"] == config.teacher_model)
         fit = [run_id for run_id in runs[same]["run_id"] if _same_data(run_id, config)]
+        if len({run_config(run_id) for run_id in fit}) > 1:
+            raise QueryError(
+                f"teacher: {len(fit)} baselines {config.teacher_model} on {config.data.name} with seed {config.seed}, "
+                f"trained in different ways; name one{_listed(runs[runs['run_id'].isin(fit)])}"
+            )
         if fit:
             return str(fit[-1])
     raise QueryError(
@@ -92,7 +97,7 @@ def _refuse_other_data(run_id: str, config: DistillConfig) -> None:
 def _same_data(run_id: str, config: DistillConfig) -> bool:
     from labtrail.query import data_digests
 
-    return set(load_images(config.data).digests().values()) <= data_digests(run_id)
+    return set(load_images(config.data).digests.values()) <= data_digests(run_id)
 
 
 def _listed(runs: Any) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from projects.distill.archives import Raw
 _CACHE = Path("data/cache/distill")
 _ROOT = "tiny-imagenet-200"
 _SIDE = 64
+_LABELS = ("wnids.txt", "val/val_annotations.txt")
 
 
 def read_tinyimagenet(folder: Path) -> tuple[Raw, Raw]:
@@ -30,7 +32,10 @@ def read_tinyimagenet(folder: Path) -> tuple[Raw, Raw]:
         DataError: missing, damaged, or of another layout.
     """
     with _opened(folder) as (names, sizes, read):
-        key = fingerprint([[name, size] for name, size in zip(names, sizes, strict=True)])
+        labels = [read(name).decode(errors="replace") for name in _LABELS if name in names]
+        if len(labels) < len(_LABELS):
+            raise DataError(f"{folder}: expected {' and '.join(_LABELS)}, found {len(labels)} of them; fetch it again")
+        key = fingerprint([[name, size] for name, size in zip(names, sizes, strict=True)], labels)
         train, test = (_CACHE / f"tinyimagenet-{part}-{key}.npz" for part in ("train", "test"))
         if not (train.is_file() and test.is_file()):
             ids = read("wnids.txt").decode().split()
@@ -58,7 +63,7 @@ def _loaded(path: Path) -> Raw:
 
 @contextmanager
 def _opened(folder: Path) -> Generator[tuple[list[str], list[int], Callable[[str], bytes]]]:
-    """Names below the root, their sizes, and how to read one."""
+    """Names below the root, a number for each that changes with its content (CRC, or size), and how to read one."""
     root = folder if (folder / "wnids.txt").is_file() else folder / _ROOT
     archive = folder if folder.suffix == ".zip" else folder / f"{_ROOT}.zip"
     if (root / "wnids.txt").is_file():
@@ -73,7 +78,7 @@ def _opened(folder: Path) -> Generator[tuple[list[str], list[int], Callable[[str
                     key=lambda one: one.filename,
                 )
                 names = [one.filename.removeprefix(f"{_ROOT}/") for one in members]
-                yield names, [one.file_size for one in members], lambda name: file.read(f"{_ROOT}/{name}")
+                yield names, [one.CRC for one in members], lambda name: file.read(f"{_ROOT}/{name}")
         except zipfile.BadZipFile as error:
             raise DataError(f"{archive}: expected a whole zip archive, found it damaged: {error}") from error
     else:
@@ -111,7 +116,7 @@ def _decoded(folder: Path, files: Sequence[tuple[str, int]], read: Callable[[str
         try:
             with Image.open(io.BytesIO(read(name))) as image:
                 pixels = np.asarray(image.convert("RGB"))
-        except (OSError, KeyError, UnidentifiedImageError) as error:
+        except (OSError, KeyError, UnidentifiedImageError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{folder}: {name}: expected a JPEG image, found it unreadable: {error}") from error
         if pixels.shape != (_SIDE, _SIDE, 3):
             raise DataError(f"{folder}: {name}: expected {_SIDE} x {_SIDE} pixels, found {pixels.shape[:2]}")

@@ -102,6 +102,7 @@ class Student:
         learner, optimizer = make_learner(config, images, splits, own)
         self._learner, self._optimizer = accelerator.prepare(learner, optimizer)
         self._config, self._accelerator, self._checkpoint = config, accelerator, checkpoint
+        self._skipped = SkippedSteps(config.method, config.train.skipped_steps)
         self.progress = checkpoint.restore(self._learner, self._optimizer)
         self._files: dict[str, Any] = {}
         if self.progress.epoch == 0:
@@ -111,7 +112,7 @@ class Student:
 
     def begin(self, epoch: int) -> "Step":
         """The steps of an epoch."""
-        return Step(self._config, self._learner, self._optimizer, epoch, self._accelerator)
+        return Step(self._config, self._learner, self._optimizer, epoch, self._accelerator, self._skipped)
 
     def end(self, epoch: int, step: "Step", validation: Resident) -> Record:
         """The Record of an epoch whose steps have been taken."""
@@ -157,12 +158,18 @@ class Step:
     """The steps of one epoch of one student."""
 
     def __init__(
-        self, config: DistillConfig, learner: Learner, optimizer: Optimizer, epoch: int, accelerator: Accelerator
+        self,
+        config: DistillConfig,
+        learner: Learner,
+        optimizer: Optimizer,
+        epoch: int,
+        accelerator: Accelerator,
+        skipped: SkippedSteps,
     ) -> None:
         reseed(config.seed, epoch)
         self._learner, self._optimizer, self._accelerator = learner, optimizer, accelerator
         self._method, self._epoch = config.method, epoch
-        self._skipped = SkippedSteps(config.method, config.train.skipped_steps)
+        self._skipped = skipped
         self._sums: dict[str, Tensor] = {}
         self._pull: dict[str, float] = {}
         self._count = 0

@@ -12,6 +12,7 @@ from labtrail import contract
 from labtrail.checkpoint import Checkpoint
 from labtrail.config import TaskConfig
 from labtrail.errors import QueryError
+from labtrail.frames import group_names, newest_of_each, varying
 from labtrail.launch import require_one_process
 from labtrail.record import DataSource, Record
 from labtrail.task import Task
@@ -40,10 +41,11 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
     Raises:
         QueryError: there is none.
     """
-    from labtrail.query import data_digests, find_runs
+    from labtrail.query import Query, data_digests, find_runs
 
     found = find_runs(config.runs, "pamap2")
     newest = data_digests(found[-1])
+    found = list(newest_of_each(Query("pamap2", run_ids=found).runs())["run_id"])
     fit = [one for one in found if data_digests(one) == newest and not run_config(one).model.dedicated]
     if not fit:
         raise QueryError(f"runs {config.runs!r}: none on the data of the newest reads all modalities; train one first")
@@ -81,7 +83,7 @@ def analyse(config: AnalysisConfig, accelerator: Accelerator, checkpoint: Checkp
 
 def _runs(run_ids: Sequence[str]) -> pd.DataFrame:
     """The runs' rows, with columns protocol, setting and seed."""
-    from labtrail.query import Query, group_names, varying
+    from labtrail.query import Query
 
     runs = Query("pamap2", run_ids=run_ids).runs()
     keys = [*_NAMED, *(key for key in varying(runs, _APART) if key not in _NAMED)]

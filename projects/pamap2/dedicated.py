@@ -21,7 +21,7 @@ def resolve_dedicated(run_id: str, words: Sequence[str]) -> tuple[str, ...]:
     Raises:
         QueryError: a run that differs in more, or none found.
     """
-    from labtrail.query import Query, find_run
+    from labtrail.query import Query, data_digests, find_run
 
     own = run_config(run_id)
     if tuple(words) != (FIND,):
@@ -32,7 +32,12 @@ def resolve_dedicated(run_id: str, words: Sequence[str]) -> tuple[str, ...]:
     else:
         same = {"seed": own.seed, "split.protocol": own.split.protocol, "model.fusion": own.model.fusion}
         candidates = Query("pamap2", config={**same, "model.missing": "none"}).runs()["run_id"]
-        found = [str(one) for one in candidates if _comparable(run_config(str(one))) == _comparable(own)]
+        same_data = data_digests(run_id)
+        found = [
+            str(one)
+            for one in candidates
+            if data_digests(one) == same_data and _comparable(run_config(str(one))) == _comparable(own)
+        ]
         if not found:
             raise QueryError(
                 f"dedicated: no finished run differs from {run_id} in model.modalities only; train some with "

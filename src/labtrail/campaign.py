@@ -15,12 +15,12 @@ from pydantic import Field, StringConstraints, model_validator
 from tqdm import tqdm
 
 from labtrail import contract, store
-from labtrail.config import Section, TaskConfig, load_config
-from labtrail.errors import ConfigError, LabtrailError, QueryError
+from labtrail.config import Section, TaskConfig, load_config, text_of
+from labtrail.errors import ConfigError, LabtrailError
 from labtrail.execute import work_key
 from labtrail.query import Query
 from labtrail.record import Record
-from labtrail.scheduler import Job, Scheduler
+from labtrail.scheduler import Job, Scheduler, last_line
 from labtrail.task import Task
 
 _log = logging.getLogger("labtrail")
@@ -81,6 +81,7 @@ class Cell:
         key: identity of its work; empty while a run that it builds on is missing.
         run_id: of the run that did the work.
         problem: why it failed or cannot begin.
+        gone: whether a result of it that lay outside its run is no longer there.
     """
 
     group: Group
@@ -90,6 +91,7 @@ class Cell:
     key: str = ""
     run_id: str = ""
     problem: str = ""
+    gone: bool = False
 
     @property
     def name(self) -> str:
@@ -117,17 +119,15 @@ def cells_of(config: CampaignConfig, task: Task[Any]) -> list[Cell]:
     found: list[Cell] = []
     for group in config.groups:
         for combination in itertools.product(*group.grid.values()):
-            values = {key: _text(value) for key, value in group.values.items()}
-            values |= {key: _text(value) for key, value in zip(group.grid, combination, strict=True)}
+            values = {key: text_of(value) for key, value in group.values.items()}
+            values |= {key: text_of(value) for key, value in zip(group.grid, combination, strict=True)}
             cell = Cell(group, values)
             cell.needs = {key: _the_one(found, name, cell) for key, name in group.reads.items()}
             _load(task, cell)
+            if cell.name in {one.name for one in found}:
+                raise ConfigError([f"{cell.name}: there twice; a grid's values and the names of groups have to differ"])
             found.append(cell)
     return found
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _the_one(earlier: Sequence[Cell], group: str, cell: Cell) -> Cell:
@@ -168,9 +168,12 @@ class Campaign:
         """Brings every cell that is not running or failed up to what the store holds."""
         finished = _finished(self._task.name)
         for cell in self.cells:
+            lost = next((one for one in cell.needs.values() if one.state == "failed"), None)
+            if lost is not None:
+                cell.state, cell.problem = "failed", f"needs {lost.name}, which failed"
             if cell.state in ("waiting", "ready") and all(one.state == "done" for one in cell.needs.values()):
                 self._identify(cell)
-                if cell.key in finished:
+                if cell.key in finished and not cell.gone:
                     cell.state, cell.run_id = "done", finished[cell.key]
 
     def _identify(self, cell: Cell) -> None:
@@ -181,7 +184,8 @@ class Campaign:
             config = self._task.resolve(_load(self._task, cell))
             cell.key = work_key(self._task, config, self._task.sources(config), processes=1)
             cell.state = "ready"
-        except QueryError as error:
+            cell.gone = self._task.missing(config)
+        except LabtrailError as error:
             cell.state, cell.problem = "failed", str(error)
 
     def job(self, cell: Cell) -> Job:
@@ -201,7 +205,7 @@ class Campaign:
         if run_id is not None:
             cell.state, cell.run_id = "done", run_id
         else:
-            last = _last_line(self.job(cell).log)
+            last = last_line(self.job(cell).log)
             cell.state, cell.problem = "failed", f"exit status {status}: {last} ({self.job(cell).log})"
         return cell
 
@@ -223,11 +227,6 @@ def _finished(task: str) -> dict[str, str]:
     """Key -> id of the finished runs of a task."""
     runs = Query(task).runs()
     return dict(zip(runs[contract.KEY], runs["run_id"], strict=True)) if len(runs) else {}
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
-    return lines[-1][:300] if lines else "it printed nothing"
 
 
 def run_campaign(campaign: Campaign, scheduler: Scheduler) -> Generator[Record]:

@@ -116,6 +116,11 @@ def _value(text: str) -> Any:
     return text if isinstance(value, bool) and text.lower() not in ("true", "false") else value
 
 
+def text_of(value: Any) -> str:
+    """A value as the text of an override that is read back as the same value."""
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else str(value)
+
+
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:

@@ -13,7 +13,7 @@ from labtrail.checkpoint import Checkpoint
 from labtrail.errors import ClaimError
 from labtrail.execute import conclude, identify, keep
 from labtrail.record import Record
-from labtrail.run import Identity, Run, Status, claim
+from labtrail.run import Claim, Identity, Run, Status, claim
 from labtrail.task import Task
 
 _log = logging.getLogger("labtrail")
@@ -28,6 +28,7 @@ class Member:
         identity: of its work.
         run: it writes into this.
         checkpoint: its training state.
+        claim: holds the lock that keeps other processes from the run.
         metrics: the last value of each.
         open: whether it has not ended.
     """
@@ -36,6 +37,7 @@ class Member:
     identity: Identity
     run: Run
     checkpoint: Checkpoint
+    claim: Claim
     metrics: dict[str, float] = field(default_factory=dict)
     open: bool = True
 
@@ -61,20 +63,27 @@ class Members:
         self._began = time.perf_counter()
         self.finished: list[str] = []
         self.at_work: list[Member] = []
+        try:
+            self._claim_all(configs, tags)
+        except BaseException as error:
+            self.close("KILLED", f"{type(error).__name__}: {error}")
+            raise
+
+    def _claim_all(self, configs: Sequence[Any], tags: Mapping[str, str]) -> None:
+        task, accelerator = self._task, self._accelerator
         experiment = store.initialise([task.experiment_name])[task.experiment_name]
         for config in configs:
             identity = identify(task, config, tuple(task.sources(config)), accelerator, tags)
             own = claim(store.connect(), identity, experiment, again=False)
             if own.state == "busy":
-                self.close("KILLED", "another process works on a member of the bundle")
                 raise ClaimError(f"run {own.run_id} ({identity.name}) is at work in another process; wait for its end")
             if own.state == "finished":
                 self.finished.append(own.run_id)
             else:
-                self.at_work.append(self._started(config, identity, own.run_id))
+                self.at_work.append(self._started(config, identity, own))
 
-    def _started(self, config: Any, identity: Identity, run_id: str) -> Member:
-        run = Run(run_id)
+    def _started(self, config: Any, identity: Identity, own: Claim) -> Member:
+        run = Run(own.run_id)
         run.start(identity)
         run.download(contract.CHECKPOINTS)
         checkpoint = Checkpoint(
@@ -83,9 +92,9 @@ class Members:
             score=self._task.score,
             config=config.model_dump(mode="json"),
             upload=run.upload if run.remote else None,
-            run_id=run_id,
+            run_id=own.run_id,
         )
-        return Member(config, identity, run, checkpoint)
+        return Member(config, identity, run, checkpoint, own)
 
     def take(self, number: int, record: Record) -> None:
         """Logs a member's record and saves the state that it leaves; its seconds are those since the last record."""
@@ -115,4 +124,6 @@ class Members:
     def _end(self, member: Member, status: Status, reason: str) -> None:
         member.run.end(status, reason)
         member.open = False
+        if member.claim.lock is not None:
+            member.claim.lock.release()
         _log.info("run %s (%s) %s%s", member.run.run_id, member.identity.name, status, f": {reason}" if reason else "")

@@ -191,21 +191,6 @@ def model_version(uri: str, client: MlflowClient | None = None) -> tuple[str, st
     return str(found.run_id), str(found.version)
 
 
-def varying(runs: pd.DataFrame, apart: Sequence[str] = ("cfg.seed",)) -> list[str]:
-    """The config keys (``cfg.model.width``) on which runs differ, in order of name, but for those named."""
-    keys = sorted(name for name in runs if str(name).startswith(contract.CONFIG_PREFIX) and name not in apart)
-    return [key for key in keys if runs[key].nunique(dropna=False) > 1]
-
-
-def group_names(runs: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
-    """A name for each run by its values of some config keys: ``late, width=32``; words stand without their key."""
-    parts = {
-        key: [value if str(value).isidentifier() else f"{key.rpartition('.')[2]}={value}" for value in runs[key]]
-        for key in keys
-    }
-    return pd.Series([", ".join(row) for row in zip(*parts.values(), strict=True)], index=runs.index, dtype=object)
-
-
 def _run_by_id(run_id: str, task: str, client: MlflowClient) -> MlflowRun:
     try:
         run = client.get_run(run_id)

@@ -3,6 +3,7 @@
 import logging
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ _log = logging.getLogger("labtrail")
 
 # A job opens a run of its own.
 _RUN_VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
-# Tells a job that it ends with the process that started it.
+# Names the process that started a job, and with which it ends.
 CHILD = "LABTRAIL_CHILD"
-_PATIENCE_S = 20
+# Below the ten seconds after which a process that was signalled gives up on itself.
+_PATIENCE_S = 7.0
+_LONGEST_LINE = 300
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Local:
     def submit(self, job: Job) -> None:
         """Starts the job; it ends with this process."""
         environment = {name: value for name, value in os.environ.items() if name not in _RUN_VARIABLES}
-        environment |= {CHILD: "1", **job.variables}
+        environment |= {CHILD: str(os.getpid()), **job.variables}
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
             self._running[job.name] = subprocess.Popen(
@@ -95,11 +98,19 @@ class Local:
         """Terminates what still runs; each job closes its run and keeps its checkpoint."""
         for process in self._running.values():
             process.terminate()
+        # One deadline for all: whoever closes may itself have been given only seconds to end.
+        deadline = time.monotonic() + _PATIENCE_S
         for name, process in self._running.items():
             try:
-                process.wait(_PATIENCE_S)
+                process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _log.warning("job %s does not end; killing it", name)
                 process.kill()
                 process.wait()
         self._running.clear()
+
+
+def last_line(log: Path) -> str:
+    """The last words of a job."""
+    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+    return lines[-1][:_LONGEST_LINE] if lines else "it printed nothing"

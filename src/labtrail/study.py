@@ -28,17 +28,22 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, StringConstraints, model_validator
 
 from labtrail import contract, figures, store
-from labtrail.config import Section, TaskConfig, fingerprint, load_config, to_yaml
-from labtrail.errors import LabtrailError, Stopped
+from labtrail.config import Section, TaskConfig, fingerprint, load_config, text_of, to_yaml
+from labtrail.errors import LabtrailError, QueryError, Stopped
 from labtrail.execute import Options, run_task
+from labtrail.files import sha256_of
 from labtrail.query import Query
 from labtrail.record import Record
+from labtrail.signals import Interrupted
 from labtrail.task import Task
 
 _log = logging.getLogger("labtrail")
 
 _ERROR = "error"
+# Exit statuses above it tell a signal.
+_SIGNALLED = 128
 _RUN = "run_id"
+_PLACE = "place"
 
 
 class Range(Section):
@@ -102,31 +107,34 @@ class StudyConfig(TaskConfig):
     pruner_startup: int = Field(default=5, ge=0)
     """trials that are never pruned"""
     storage: str = ""
-    """URL of a database; empty: a journal file beside the store, which workers of one machine share"""
+    """URL of a database (it is logged: keep passwords out of it); empty: a journal file beside the store"""
 
     @property
     def full_name(self) -> str:
         """Name in the storage: another space or base is another study, more trials are the same one."""
-        return f"{self.name}-{fingerprint(self.model_copy(update={'trials': 1, 'storage': ''}))}"
+        own = self.model_copy(update={"trials": 1, "storage": ""})
+        return f"{self.name}-{fingerprint(own, sha256_of(self.config))}"
 
 
 def open_study(config: StudyConfig, worker: int = 0) -> optuna.Study:
     """Creates the study, or opens it where it was left."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seed = config.seed * 1009 + worker
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     pruners: dict[str, optuna.pruners.BasePruner] = {
         "median": optuna.pruners.MedianPruner(n_startup_trials=config.pruner_startup),
         "none": optuna.pruners.NopPruner(),
     }
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=config.full_name,
         storage=config.storage or _journal(config),
-        sampler=samplers[config.sampler](seed=seed),
         pruner=pruners[config.pruner],
         direction=config.direction,
         load_if_exists=True,
     )
+    # A worker that begins anew must not ask again for what it has asked before.
+    seed = (config.seed * 1009 + worker) * 100_003 + len(study.get_trials(deepcopy=False))
+    study.sampler = samplers[config.sampler](seed=seed % 2**32)
+    return study
 
 
 def _journal(config: StudyConfig) -> JournalStorage:
@@ -146,6 +154,10 @@ def work(config: StudyConfig, task: Task[Any], parent: str, worker: int) -> int:
 
     Returns:
         The number of trials that this worker ended.
+
+    Raises:
+        LabtrailError: what no other values would mend: a base config, data or teacher that is not there.
+        Interrupted: this worker was asked to end; its trial is run again by whoever comes next.
     """
     study, count = open_study(config, worker), 0
     while True:
@@ -170,6 +182,7 @@ def _next_trial(study: optuna.Study, config: StudyConfig) -> Generator[optuna.Tr
             trial = study.ask({key: one.distribution for key, one in config.space.items()})
             lock = _trial_lock(config, trial.number)
             lock.acquire()
+            trial.set_user_attr(_PLACE, store.place())
     try:
         yield trial
     finally:
@@ -178,8 +191,9 @@ def _next_trial(study: optuna.Study, config: StudyConfig) -> Generator[optuna.Tr
 
 
 def reclaim(study: optuna.Study, config: StudyConfig) -> None:
-    """Asks again for the trials whose worker is gone."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    """Asks again for the trials of this folder whose worker is gone; locks do not reach any further."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in (one for one in running if one.user_attrs.get(_PLACE, store.place()) == store.place()):
         lock = _trial_lock(config, trial.number)
         try:
             lock.acquire(blocking=False)
@@ -221,37 +235,44 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, config: StudyConfig, ta
 
     try:
         outcome = run_task(task, own, Options(watch=watch, tags=tags))
-    except LabtrailError as error:
-        trial.set_user_attr(_ERROR, str(error)[:500])
+    except LabtrailError:
+        # Refused before it began: so would every other trial be.
         study.tell(trial, state=TrialState.FAIL)
-        _log.warning("trial %d failed: %s", trial.number, error)
-        return
+        raise
+    if outcome.status > _SIGNALLED:
+        # Left open: the run is KILLED and resumable, and the trial is reclaimed.
+        raise Interrupted(outcome.status - _SIGNALLED)
     trial.set_user_attr(_RUN, outcome.run_id)
     if pruned:
         study.tell(trial, state=TrialState.PRUNED)
     elif outcome.status != 0:
         trial.set_user_attr(_ERROR, f"run {outcome.run_id} failed")
         study.tell(trial, state=TrialState.FAIL)
+        _log.warning("trial %d failed: run %s", trial.number, outcome.run_id)
     else:
-        study.tell(trial, best_value(outcome.run_id, config))
+        try:
+            study.tell(trial, best_value(outcome.run_id, config))
+        except QueryError:
+            study.tell(trial, state=TrialState.FAIL)
+            raise
 
 
 def trial_config(config: StudyConfig, task: Task[Any], params: Mapping[str, Any]) -> Any:
     """The config of a trial: the base, the study's values, and what was asked."""
     overrides = {**config.values, **params}
-    return load_config(task.config, config.config, [(key, str(value)) for key, value in overrides.items()])
+    return load_config(task.config, config.config, [(key, text_of(value)) for key, value in overrides.items()])
 
 
 def best_value(run_id: str, config: StudyConfig) -> float:
     """The best value of the metric in a run's history.
 
     Raises:
-        LabtrailError: the run has no such metric.
+        QueryError: the run has no such metric.
     """
     values = Query(run_ids=[run_id]).history([config.metric])["value"]
     if not len(values):
         known = ", ".join(sorted(Query(run_ids=[run_id]).history()["metric"].unique()))
-        raise LabtrailError(f"metric {config.metric}: run {run_id} has none of it; it has {known}")
+        raise QueryError(f"metric {config.metric}: run {run_id} has none of it; it has {known}")
     return float(values.max() if config.direction == "maximize" else values.min())
 
 

@@ -26,7 +26,7 @@ from labtrail.task import Task
 from projects.distill.archives import Raw
 from projects.distill.config import DistillConfig, ModelConfig
 from projects.distill.data import Images, Resident
-from projects.distill.learner import Learner
+from projects.distill.learner import Learner, SkippedSteps
 from projects.distill.losses import neuron_selectivity_loss, unit
 from projects.distill.model import ResNet, fused
 from projects.distill.teacher import Taught
@@ -114,7 +114,7 @@ def _run(alphas: tuple[float, ...], precision: str, options: bool) -> None:
         if options:
             convert_conv2d_weight_memory_format(learner.student, torch.channels_last)
         optimizer = accelerator.prepare(torch.optim.SGD(learner.parameters(), lr=0.01, momentum=0.9))
-        steps.append(Step(config, learner, optimizer, 0, accelerator))
+        steps.append(Step(config, learner, optimizer, 0, accelerator, SkippedSteps("logit", 50)))
     batch, labels = torch.randn(_BATCH, 3, 32, 32), torch.arange(_BATCH) % 10
     batch = batch.to(memory_format=torch.channels_last) if options else batch
     for _ in range(_STEPS):

@@ -13,12 +13,13 @@ CELLS = [("none", 0.0, (0.80, 0.82, 0.84)), ("control", 0.5, (0.79, 0.80, 0.84))
 
 def runs() -> pd.DataFrame:
     rows = [
-        {"run_id": f"{method}{seed}", "data": "digits", "method": method, "alpha": alpha, "seed": seed,
+        {"run_id": f"{method}{seed}", "data": "digits", "recipe": "resnet8", "arm": method, "method": method,
+         "alpha": alpha, "seed": seed,
          "model": "resnet8", "teacher": "", "accuracy": score, "accuracy_last": score, "cka_33": 0.5}
         for method, alpha, scores in CELLS
         for seed, score in enumerate(scores)
     ]  # fmt: skip
-    teacher = {**rows[0], "run_id": "teacher", "model": "resnet14", "accuracy": 0.99}
+    teacher = {**rows[0], "run_id": "teacher", "model": "resnet14", "recipe": "resnet14", "accuracy": 0.99}
     return pd.DataFrame([*rows, teacher])
 
 
@@ -64,3 +65,20 @@ def test_measures_are_means_over_seeds() -> None:
     table = comparison.measure_table(runs()).set_index("method")
     assert table.loc["logit", "accuracy"] == pytest.approx(0.88)
     assert list(table.index) == ["control", "logit", "none"]
+
+
+def test_recipes_and_settings_of_a_loss_are_not_pooled() -> None:
+    own = runs()
+    longer = own[own["run_id"] != "teacher"].assign(recipe="resnet8, epochs=99")
+    warmer = own[own["method"] == "logit"].assign(arm="logit (temperature=8)")
+    table = comparison.accuracy_table(pd.concat([own, longer, warmer], ignore_index=True))
+    assert table["seeds"].eq(3).all()
+    assert sorted(table.loc[table["method"] == "logit", "arm"]) == ["logit", "logit", "logit (temperature=8)"]
+    assert table.loc[table["arm"] == "logit (temperature=8)", "gain_baseline"].item() == pytest.approx(0.06)
+
+
+def test_teachers_of_one_data_set_are_no_baseline_of_it_because_another_has_such_students() -> None:
+    own = runs()
+    other = own[own["method"] != "none"].assign(data="cifar10", recipe="resnet14")
+    table = comparison.accuracy_table(pd.concat([own, other], ignore_index=True))
+    assert table.loc[(table["data"] == "digits") & (table["method"] == "none"), "seeds"].item() == 3

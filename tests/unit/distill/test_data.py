@@ -178,7 +178,7 @@ def test_a_share_of_every_class_is_held_out_by_the_seed_alone() -> None:
     assert (mask != _held_out(labels, 0.1, 4)).any()
     images = load_images(DataConfig())
     assert len(images.train.labels) + len(images.validation.labels) + len(images.test.labels) == 1797
-    assert len(set(images.digests().values())) == 3
+    assert len(set(images.digests.values())) == 3
 
 
 def small(flip: bool) -> tuple[Resident, Images]:
