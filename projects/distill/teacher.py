@@ -61,7 +61,11 @@ def resolve(config: DistillConfig) -> DistillConfig:
 
 
 def _baseline(config: DistillConfig) -> str:
-    """The newest finished baseline of these data, this seed and the wanted architecture."""
+    """The finished baseline of these data, this seed and the wanted architecture; the newest of equal ones.
+
+    Raises:
+        QueryError: there is none, or several that differ in more than that.
+    """
     from labtrail.query import Query
 
     wanted = {"method": "none", "data.name": config.data.name}
@@ -69,6 +73,8 @@ def _baseline(config: DistillConfig) -> str:
     if len(runs):
         same = (runs["cfg.seed"] == str(config.seed)) & (runs["cfg.model.name"] == config.teacher_model)
         fit = [run_id for run_id in runs[same]["run_id"] if _same_data(run_id, config)]
+        # Of several, those trained as the student will be.
+        fit = [run_id for run_id in fit if run_config(run_id).train == config.train] or fit
         if len({run_config(run_id) for run_id in fit}) > 1:
             raise QueryError(
                 f"teacher: {len(fit)} baselines {config.teacher_model} on {config.data.name} with seed {config.seed}, "

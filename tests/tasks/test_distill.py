@@ -67,6 +67,14 @@ def test_teachers_are_finished_runs_of_the_same_images(workspace: Workspace) -> 
     typo = workspace.run(*DISTILL, "--method", "atention")
     assert all(name in typo.stderr for name in ("control", "logit", "attention", "logitstd"))
 
+    # Another baseline, trained in another way: the one trained as the student is counts, else somebody has to choose.
+    assert workspace.run(*DISTILL, "--train.learning_rate", "0.02").returncode == 0
+    assert workspace.run(*DISTILL, "--method", "sp").returncode == 0
+    assert workspace.query("distill").runs().iloc[-1]["cfg.teacher"] == teacher["run_id"]
+    several = workspace.run(*DISTILL, "--method", "sp", "--train.learning_rate", "0.03")
+    assert several.returncode == 2
+    assert "2 baselines resnet8 on digits with seed 0, trained in different ways; name one" in several.stderr
+
     done = workspace.run(*DISTILL, "--method", "dkd", "--teacher", "models:/digits-teacher@newest")
     assert done.returncode == 0, done.stderr
     student = workspace.query("distill").runs().iloc[-1]
@@ -80,7 +88,7 @@ def test_teachers_are_finished_runs_of_the_same_images(workspace: Workspace) -> 
     done = workspace.run("python", "-m", "projects.distill", "analysis")
     assert done.returncode == 0, done.stderr
     folder = workspace.artifacts(workspace.query("distill-analysis").runs()["run_id"].item())
-    assert {"dkd", "none"} == set(pd.read_csv(folder / "tables/accuracy.csv")["method"])
+    assert {"dkd", "none", "sp"} == set(pd.read_csv(folder / "tables/accuracy.csv")["method"])
     assert "# Findings" in (folder / "findings.md").read_text()
     assert (folder / "figures/accuracy_digits.png").is_file()
 

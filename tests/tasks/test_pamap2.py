@@ -64,7 +64,7 @@ def test_a_run_is_judged_beside_dedicated_ones_and_compared(workspace: Workspace
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     judged = workspace.query("pamap2-robustness").runs().iloc[0]
-    assert judged[contract.READS].split(",") == [run["run_id"], dedicated["run_id"]]
+    assert set(judged[contract.READS].split()) == {run["run_id"], dedicated["run_id"]}
     tables = workspace.artifacts(judged["run_id"]) / "tables"
     subsets = pd.read_csv(tables / "modality_subsets.csv")
     assert {"hand", "chest", "ankle", "heart_rate", "macro_f1", "accuracy", "ece"} <= set(subsets)
@@ -89,7 +89,7 @@ def test_a_run_is_judged_beside_dedicated_ones_and_compared(workspace: Workspace
     contiguous = workspace.query("pamap2").runs().iloc[2]
     done = workspace.run("python", "-m", "projects.pamap2", "analysis")
     assert done.returncode == 0, done.stderr
-    assert "3 runs; left out: 1 on other data or on some modalities only" in done.stderr
+    assert "2 runs; left out: 1 on other data or on some modalities only" in done.stderr
     compared = workspace.query("pamap2-analysis").runs().iloc[0]
     assert compared["name"] == "analysis-of-2"
     folder = workspace.artifacts(compared["run_id"])
