@@ -1,6 +1,5 @@
 """``python -m projects``: a tour of all projects on embedded data, ending with a table and links."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Generator
@@ -20,12 +19,11 @@ from labtrail.config import Section, TaskConfig, load_config
 from labtrail.errors import LabtrailError
 from labtrail.launch import require_one_process
 from labtrail.record import Record
+from labtrail.scheduler import child_environment
 from labtrail.task import Task
 from projects.tasks import task_named
 
 _UI = "http://127.0.0.1:5000"
-# A child opens a run of its own.
-_OWN_VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 _PATIENCE_S = 20
 
 
@@ -78,8 +76,7 @@ def tour(config: TourConfig, accelerator: Accelerator, checkpoint: Checkpoint) -
 
 def _run(command: list[str]) -> int:
     """The exit status of a child; when this process is stopped, the child is too, and may close its run."""
-    environment = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
-    with subprocess.Popen(command, env=environment) as child:
+    with subprocess.Popen(command, env=child_environment()) as child:
         try:
             return child.wait()
         except BaseException:

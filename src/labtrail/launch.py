@@ -124,8 +124,8 @@ def end_with_parent() -> None:
     launched = is_worker() or "MLFLOW_RUN_ID" in os.environ or CHILD in os.environ
     if not sys.platform.startswith("linux") or not launched:
         return
-    # A parent that died while this process was still importing is noticed by its number.
-    parent = int(os.environ.get(CHILD, os.getppid()))
+    # A parent that died while this process was still importing is noticed by its number; a rank's is its launcher.
+    parent = os.getppid() if is_worker() else int(os.environ.get(CHILD, os.getppid()))
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
+        sys.exit(128 + signal.SIGTERM)

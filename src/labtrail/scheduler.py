@@ -11,7 +11,6 @@ from typing import Protocol
 
 _log = logging.getLogger("labtrail")
 
-# A job opens a run of its own.
 _RUN_VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 # Names the process that started a job, and with which it ends.
 CHILD = "LABTRAIL_CHILD"
@@ -35,6 +34,12 @@ class Job:
     command: tuple[str, ...]
     variables: Mapping[str, str]
     log: Path
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a process that opens a run of its own and ends with this one."""
+    own = {name: value for name, value in os.environ.items() if name not in _RUN_VARIABLES}
+    return own | {CHILD: str(os.getpid())}
 
 
 class Scheduler(Protocol):
@@ -74,8 +79,7 @@ class Local:
 
     def submit(self, job: Job) -> None:
         """Starts the job; it ends with this process."""
-        environment = {name: value for name, value in os.environ.items() if name not in _RUN_VARIABLES}
-        environment |= {CHILD: str(os.getpid()), **job.variables}
+        environment = child_environment() | dict(job.variables)
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
             self._running[job.name] = subprocess.Popen(

@@ -1,5 +1,10 @@
 """Device, precision and processes are what was asked, or an error."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -7,6 +12,9 @@ from accelerate import Accelerator
 from labtrail.config import Compute
 from labtrail.errors import LaunchError
 from labtrail.launch import make_accelerator, use_gpu
+from labtrail.scheduler import CHILD
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(("value", "granted"), [(None, False), ("", False), ("-1", False), ("0", True), ("1,2", True)])
@@ -44,3 +52,14 @@ def test_threads_and_device() -> None:
     assert isinstance(accelerator, Accelerator)
     assert accelerator.device.type == "cpu"
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(("variables", "status"), [({}, 143), ({"LOCAL_RANK": "0", "WORLD_SIZE": "1"}, 0)])
+def test_a_job_whose_starter_is_gone_ends_but_a_rank_looks_at_its_launcher(
+    variables: dict[str, str], status: int
+) -> None:
+    gone = {**os.environ, CHILD: "999999999", **variables}
+    command = [sys.executable, "-m", "projects.distill", "--print-config"]
+    done = subprocess.run(command, env=gone, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
