@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
+# Which tests `make test` runs: a folder, or options of pytest.
+TESTS ?=
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -35,7 +37,7 @@ demo: $(VENV)/.installed
 	mlflow run . --env-manager local --experiment-name tour
 
 test: $(VENV)/.dev
-	pytest -n 2 --dist worksteal
+	pytest -n 2 --dist worksteal $(TESTS)
 
 check: $(VENV)/.dev
 	ruff format --check .

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from labtrail.errors import ConfigError
 from projects.distill import losses
 from projects.distill.config import LossConfig
 from projects.distill.model import Output
@@ -55,7 +56,7 @@ class Decoupled(nn.Module):
     def __init__(self, config: LossConfig, shapes: Shapes) -> None:
         super().__init__()
         if shapes.classes < 3:
-            raise ValueError(f"method dkd needs at least 3 classes, found {shapes.classes}; use logit")
+            raise ConfigError([f"method: dkd needs at least 3 classes, found {shapes.classes}; use logit"])
         self.weights = (config.dkd_alpha, config.dkd_beta)
         self.temperature = config.temperature
 

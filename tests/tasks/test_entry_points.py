@@ -203,7 +203,8 @@ def test_refusal_under_mlflow_keeps_its_reason(workspace: Workspace) -> None:
 def test_unknown_data_set_lists_the_valid_ones(workspace: Workspace) -> None:
     done = workspace.run("python", "-m", "projects.fetch", "--dataset", "wlasl")
     assert done.returncode == 2
-    assert done.stderr == "error: dataset 'wlasl' is unknown; valid: pamap2, wlasl100, wlasl50\n"
+    known = "cifar10, cifar100, pamap2, svhn, tinyimagenet, wlasl100, wlasl50"
+    assert done.stderr == f"error: dataset 'wlasl' is unknown; valid: {known}\n"
 
 
 def test_help_and_print_config(workspace: Workspace) -> None:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load, load_file
 from torch.nn import functional as F
 
-from labtrail.errors import MetricError
+from labtrail.errors import ConfigError, MetricError
 from projects.distill.config import METHODS, DistillConfig
 from projects.distill.evaluate import FEATURES
 from projects.distill.learner import Learner, SkippedSteps, balance, gradient_comparison
@@ -234,3 +234,15 @@ def test_factors_are_a_share_of_the_teachers_channels() -> None:
     learner = Learner(small_config(method="factor", loss={"factor_rate": 0.25}), 1, 10, (8, 16, 32))
     assert isinstance(learner.matcher, Factors)
     assert learner.matcher.translate.conv2.out_channels == 8
+
+
+def test_dkd_of_two_classes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="method: dkd needs at least 3 classes, found 2; use logit"):
+        Learner(small_config(method="dkd"), 1, 2, (8, 16, 32))
+
+
+def test_a_term_that_does_not_pull_cannot_be_balanced() -> None:
+    learner, ce, _ = terms(small_config(method="logit"))
+    nothing = 0 * learner.student(torch.randn(4, 1, 16, 16)).logits.sum()
+    with pytest.raises(MetricError, match="no weight balances them"):
+        balance(learner, lambda _number: (ce, nothing), 1)
