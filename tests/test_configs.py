@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from labtrail.campaign import CampaignConfig, cells_of
-from labtrail.config import describe, load_config
+from labtrail.config import describe, flatten, load_config
 from labtrail.study import StudyConfig, trial_config
 from labtrail.task import Task
 from projects.__main__ import TASK as TOUR
@@ -114,7 +114,8 @@ def test_every_campaign_is_counted() -> None:
 def test_study_can_be_asked(path: Path) -> None:
     config = load_config(StudyConfig, path)
     ends = {key: one.choices[0] if one.choices else one.low for key, one in config.space.items()}
-    trial_config(config, known_tasks()[config.task].task, ends)
+    asked = flatten(trial_config(config, known_tasks()[config.task].task, ends))
+    assert {key: asked[key] for key in ends} == ends
 
 
 def test_the_tasks_that_projects_name_are_all_known() -> None:
