@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
 from mlflow.tracking.context import registry
 from pydantic import BaseModel
 
@@ -29,6 +30,7 @@ from labtrail.record import DataSource, Record
 _METRICS_PER_CALL = 1000
 _LONGEST_DIGEST = 36
 _LONGEST_REASON = 1000
+_DATASET_ATTEMPTS = 4
 # Names that MLflow invents (bold-ape-12) give way to telling ones; names that people gave stay.
 _INVENTED_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
@@ -241,7 +243,7 @@ class Run:
         if before.info.run_name is None or _INVENTED_NAME.fullmatch(before.info.run_name):
             self._client.update_run(self.run_id, name=identity.name)
         if attempts == 1:
-            self._client.log_inputs(self.run_id, [_dataset(source) for source in identity.sources])
+            self._log_inputs([_dataset(source) for source in identity.sources])
             self.store_file(contract.CONFIG_FILE, to_yaml(identity.config))
         tags = {contract.TASK: identity.task, contract.ATTEMPTS: str(attempts), **identity.tags}
         tags |= {contract.PLACE: store.place(), contract.HOST: socket.gethostname()}
@@ -260,6 +262,16 @@ class Run:
         for name in {contract.STATUS_REASON, contract.ENDED} & set(before.data.tags):
             self._client.delete_tag(self.run_id, name)
         self._client.update_run(self.run_id, status="RUNNING")
+
+    def _log_inputs(self, datasets: list[DatasetInput]) -> None:
+        """Links the data sets; runs that bring the same new one at once collide in MLflow, and the later repeats."""
+        for left in reversed(range(_DATASET_ATTEMPTS)):
+            try:
+                self._client.log_inputs(self.run_id, datasets)
+                return
+            except MlflowException as error:
+                if not left or "IntegrityError" not in str(error):
+                    raise
 
     def log(self, record: Record, extra: Mapping[str, float] | None = None) -> None:
         """Writes a record's metrics in one batch, then its files.

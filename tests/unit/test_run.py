@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from labtrail import contract, store
 from labtrail.config import TaskConfig
@@ -258,3 +259,25 @@ def test_refusal_and_note_reach_the_given_run(
     tags = client.get_run(given).data.tags
     assert tags[contract.STATUS_REASON] == "REFUSED: a.yaml: loss.alfa: unknown key"
     assert tags[contract.NOTE] == "fetched"
+
+
+def test_two_runs_that_bring_the_same_new_data_set_both_have_it(
+    client: MlflowClient, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow looks for a data set and then adds it, so that another run may come in between."""
+    real, calls = MlflowClient.log_inputs, []
+
+    def late(self: MlflowClient, run_id: str, datasets: list) -> None:
+        calls.append(run_id)
+        if len(calls) < 3:
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name")
+        real(self, run_id, datasets)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", late)
+    own = claim_here(client, identity("collision"), experiment, again=False)
+    Run(own.run_id).start(identity("collision"))
+    assert len(calls) == 3
+    inputs = client.get_run(own.run_id).inputs
+    assert inputs is not None
+    assert len(inputs.dataset_inputs) == 1
+    free(own)
