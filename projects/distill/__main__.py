@@ -10,6 +10,7 @@ from labtrail.task import Task
 from projects.distill import analysis, bundle
 from projects.distill.config import DistillConfig
 from projects.distill.data import load_images
+from projects.distill.example import example
 from projects.distill.teacher import resolve, teacher_source
 from projects.distill.train import train
 
@@ -44,6 +45,7 @@ TASK = Task(
     resolve=resolve,
     sources=sources,
     title=title,
+    example=example,
 )
 TASKS = (TASK, bundle.make_task(TASK, sources), analysis.TASK)
 

@@ -11,6 +11,7 @@ from labtrail.task import Task
 from projects.pamap2 import analysis, prepare, robustness
 from projects.pamap2.build import open_data
 from projects.pamap2.config import Pamap2Config
+from projects.pamap2.example import example
 from projects.pamap2.folds import make_folds
 from projects.pamap2.train import train
 
@@ -41,6 +42,7 @@ TASK = Task(
     default=Path("configs/pamap2/synthetic.yaml"),
     sources=sources,
     title=title,
+    example=example,
 )
 TASKS = (TASK, prepare.TASK, robustness.TASK, analysis.TASK)
 

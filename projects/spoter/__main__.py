@@ -8,6 +8,7 @@ from labtrail.task import Task
 from projects.spoter import analysis, attention
 from projects.spoter.config import SpoterConfig
 from projects.spoter.data import sources
+from projects.spoter.example import example
 from projects.spoter.train import train
 
 
@@ -25,6 +26,7 @@ TASK = Task(
     score=Score("validation/accuracy"),
     sources=sources,
     title=title,
+    example=example,
 )
 
 TASKS = (TASK, attention.TASK, analysis.TASK)

@@ -76,7 +76,7 @@ def train_epoch(
         for index, batch in enumerate(passes):
             with nullcontext() if index == len(passes) - 1 else accelerator.no_sync(model):
                 logits = model(batch.frames, batch.layout)
-                loss = _loss(logits, batch.labels, batch.weights, config.label_smoothing)
+                loss = clip_loss(logits, batch.labels, batch.weights, config.label_smoothing)
                 accelerator.backward(loss)
             total += loss.detach() * update.size
             correct += ((logits.argmax(1) == batch.labels) & (batch.weights > 0)).sum()
@@ -92,7 +92,8 @@ def train_epoch(
     }
 
 
-def _loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+def clip_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+    """Weighted sum of the clips' cross entropies, 0-d; logits (B, C), labels and weights (B,)."""
     losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
     return (losses * weights).sum()
 

@@ -67,18 +67,18 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_config(cls: type[Config], path: Path, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+def load_config(cls: type[Config], path: Path | None, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     """Reads a YAML file, applies overrides and validates.
 
     Args:
         cls: the task's config class.
-        path: YAML file of values only.
+        path: YAML file of values only; None: the defaults of the class.
         overrides: (dotted key, text) pairs; the text is read as a YAML value.
 
     Raises:
         ConfigError: with one line per problem, each naming the file or the option, the key and the value.
     """
-    values = _read(path)
+    values = _read(path) if path else {}
     origin: dict[str, str] = {}
     for key, text in overrides:
         _assign(values, key, _value(text))
@@ -131,11 +131,11 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _describe(cls: type[BaseModel], path: Path, origin: Mapping[str, str], problem: Any) -> str:
+def _describe(cls: type[BaseModel], path: Path | None, origin: Mapping[str, str], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     given = next((option for name, option in origin.items() if f"{name}.".startswith(f"{key}.")), None)
-    where = f"{given}:" if given else f"{path}: {key}:"
+    where = f"{given}:" if given else f"{path}: {key}:" if path else f"{key}:"
     if problem["type"] == "extra_forbidden":
         section = _section_at(cls, location[:-1])
         names = list(section.model_fields) if section else []

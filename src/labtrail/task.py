@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from labtrail.checkpoint import Checkpoint, Score
 from labtrail.config import Config
+from labtrail.example import Example
 from labtrail.record import DataSource, Record
 
 
@@ -42,6 +43,7 @@ class Task(Generic[Config]):
         sources: checks the data and names it with its digests, before anything starts; bad data is refused here.
         missing: whether a result that lives outside the run is gone, so that finished work is done anew.
         title: a short, telling run name.
+        example: (config, batch size) to one training step on made-up data; None where the task trains nothing.
         experiment: the MLflow experiment; empty: as the task.
     """
 
@@ -54,6 +56,7 @@ class Task(Generic[Config]):
     sources: Callable[[Config], Sequence[DataSource]] = no_sources
     missing: Callable[[Config], bool] = nothing_missing
     title: Callable[[Config], str] | None = None
+    example: Callable[[Config, int], Example] | None = None
     experiment: str = ""
 
     def run_name(self, config: Config) -> str:

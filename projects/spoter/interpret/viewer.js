@@ -1,5 +1,3 @@
-"use strict";
-
 const facts = JSON.parse(document.getElementById("data-facts").textContent);
 const byId = (id) => document.getElementById(id);
 const modules = { enc: facts.modules.filter((m) => m.startsWith("enc")), dec: facts.modules.filter((m) => m.startsWith("dec")) };
@@ -7,13 +5,6 @@ const state = { clip: 0, stack: "enc", epoch: facts.epochs.length - 1, frame: 0,
 const GAP = 2;
 let clips = [];
 let playing = null;
-
-async function unpack(id) {
-  const bytes = Uint8Array.from(atob(byId(id).textContent), (c) => c.charCodeAt(0));
-  byId(id).remove();
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).arrayBuffer();
-}
 
 // The order of the bytes is that of the facts: poses, then epoch by epoch and module by module.
 function readClips(buffer) {

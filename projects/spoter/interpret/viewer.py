@@ -4,14 +4,12 @@ Weights are stored as bytes in units of each head's largest weight, skeletons as
 would become too large, long clips keep fewer queries (never fewer keys), and the page says so.
 """
 
-import base64
-import gzip
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from labtrail.pages import filled
 from labtrail.statistics import entropy
 from projects.spoter.interpret.study import Study
 from projects.spoter.skeleton import BONES
@@ -50,21 +48,8 @@ def write_viewer(study: Study) -> str:
 def _page(packed: Packed) -> str:
     from plotly.offline import get_plotlyjs
 
-    facts = json.dumps(packed.facts, ensure_ascii=True).replace("<", "\\u003c")
-    parts = {
-        "@FACTS@": facts,
-        "@BINARY@": _compressed(packed.binary),
-        "@PLOTLY@": _compressed(get_plotlyjs().encode()),
-        "@SCRIPT@": (_HERE / "viewer.js").read_text(encoding="utf-8"),
-    }
-    page = (_HERE / "viewer.html").read_text(encoding="utf-8")
-    for name, text in parts.items():
-        page = page.replace(name, text)
-    return page
-
-
-def _compressed(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, compresslevel=6, mtime=0)).decode()
+    large = {"BINARY": packed.binary, "PLOTLY": get_plotlyjs().encode()}
+    return filled(_HERE / "viewer.html", _HERE / "viewer.js", packed.facts, large)
 
 
 def _pack(study: Study, clips: list[int], most_queries: int) -> Packed:

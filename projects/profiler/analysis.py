@@ -1,0 +1,162 @@
+"""The task profiler-compare: finished profiles side by side, by model and batch size."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import pandas as pd
+from accelerate import Accelerator
+from matplotlib.figure import Figure
+
+from labtrail import contract
+from labtrail.checkpoint import Checkpoint
+from labtrail.config import TaskConfig
+from labtrail.figures import COLOURS
+from labtrail.files import sha256_of
+from labtrail.frames import grouped, newest_of_each
+from labtrail.launch import require_one_process
+from labtrail.record import DataSource, Record
+from labtrail.task import Task
+from projects.profiler import charts
+from projects.profiler.measure import by_part
+from projects.profiler.tables import duration, size
+
+NAME = "profiler-compare"
+_TABLE = "tables/batch_sizes.csv"
+_NODES = "node_stats.csv"
+
+
+class CompareConfig(TaskConfig):
+    """Which runs are compared."""
+
+    runs: str = contract.ALL
+    """finished profiler runs: ids with commas, an MLflow filter, or 'all'"""
+
+
+def resolve(config: CompareConfig) -> CompareConfig:
+    """The config with the runs' ids written out; of repeated work only the newest.
+
+    Raises:
+        QueryError: there is none.
+    """
+    from labtrail.query import Query, find_runs
+
+    found = newest_of_each(Query("profiler", run_ids=find_runs(config.runs, "profiler")).runs())
+    return config.model_copy(update={"runs": ",".join(found["run_id"])})
+
+
+def sources(config: CompareConfig) -> Sequence[DataSource]:
+    """The table and the nodes of every run."""
+    from labtrail.query import artifact
+
+    return [
+        DataSource(Path(name).name, "profile", f"runs:/{one}/{name}", sha256_of(artifact(one, name)), {}, one)
+        for one in config.runs.split(",")
+        for name in (_TABLE, _NODES)
+    ]
+
+
+def compare(config: CompareConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+    """One Record with all tables, figures and words."""
+    require_one_process(accelerator, NAME)
+    table = collect(config.runs.split(","))
+    operators = operator_times(config.runs.split(","))
+    shown = by_part(table).assign(label=table["label"])
+    yield Record(
+        0,
+        {"compare/runs": float(table["run_id"].nunique()), "compare/steps": float(len(table))},
+        {
+            "tables/steps.csv": table,
+            "tables/operators.csv": operators,
+            "figures/memory.png": charts.memory_by_batch(shown, None, "Memory of a step"),
+            "figures/time_and_memory.png": time_and_memory(table),
+            "comparison.md": words(table, operators),
+        },
+    )
+
+
+def collect(run_ids: Sequence[str]) -> pd.DataFrame:
+    """One row per run and batch size: the run's metrics, its model and optimizer, and a label."""
+    from labtrail.query import Query, artifact
+
+    runs = Query("profiler", run_ids=run_ids).runs().set_index("run_id")
+    rows = []
+    for run_id in run_ids:
+        own = runs.loc[run_id]
+        facts = {"run_id": run_id, "model": own["cfg.model"], "optimizer": own["cfg.optimizer"],
+                 "precision": own["cfg.compute.precision"], "settings": own["cfg.settings"]}  # fmt: skip
+        rows += [{**facts, **row} for row in pd.read_csv(artifact(run_id, _TABLE)).to_dict("records")]
+    table = pd.DataFrame(rows).sort_values(["model", "optimizer", "precision", "settings", "batch_size"], kind="stable")
+    several = [name for name in ("optimizer", "precision", "settings") if table[name].nunique() > 1]
+    labels = [" ".join(str(row[name]) for name in ("model", *several)) for _, row in table.iterrows()]
+    return table.assign(label=[f"{label} b{batch}" for label, batch in zip(labels, table["batch_size"], strict=True)])
+
+
+def operator_times(run_ids: Sequence[str]) -> pd.DataFrame:
+    """Seconds, calls and workspace of each operator in each run's largest batch, slowest first."""
+    from labtrail.query import Query, artifact
+
+    models = Query("profiler", run_ids=run_ids).runs().set_index("run_id")["cfg.model"]
+    found = []
+    for run_id in run_ids:
+        nodes = pd.read_csv(artifact(run_id, _NODES))
+        called = nodes[nodes["op"] != "placeholder"]
+        totals = called.groupby(["op", "phase"], as_index=False).agg(
+            run_time_s=("run_time_s", "sum"), calls=("id", "size"), largest_workspace_bytes=("workspace_bytes", "max")
+        )
+        share = totals["run_time_s"] / totals["run_time_s"].sum()
+        found.append(totals.assign(run_id=run_id, model=models[run_id], share=share))
+    return pd.concat(found, ignore_index=True).sort_values(["run_id", "run_time_s"], ascending=[True, False])
+
+
+def time_and_memory(table: pd.DataFrame) -> Figure:
+    """Seconds per sample over peak memory, a line for each run, a point for each batch size."""
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for index, (_, own) in enumerate(grouped(table, ["run_id"])):
+        label = str(own["label"].iloc[0]).rsplit(" b", 1)[0]
+        x, y = own["peak_bytes_measured"] / charts.MIB, own["step_time_s"] / own["batch_size"] * 1e3
+        axis.plot(x, y, "o-", color=COLOURS[index % len(COLOURS)], label=label, markersize=5)
+        for place, batch in zip(zip(x, y, strict=True), own["batch_size"], strict=True):
+            axis.annotate(str(batch), place, (4, 4), textcoords="offset points", fontsize=8)
+    axis.set(xlabel="measured peak memory (MiB)", ylabel="time of a step per sample (ms)", xscale="log", yscale="log",
+             title="Time and memory; numbers are batch sizes")  # fmt: skip
+    axis.grid(alpha=0.3, which="both")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def words(table: pd.DataFrame, operators: pd.DataFrame) -> str:
+    """The table for people, and what takes most time in each run."""
+    lines = ["# Profiles side by side", "", "Random weights and made-up data.", ""]
+    lines += [
+        "| step | predicted peak | measured | error | step time | activations | run |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for _, row in table.iterrows():
+        lines.append(
+            f"| {row['label']} | {size(row['peak_bytes_predicted'])} | {size(row['peak_bytes_measured'])} | "
+            f"{row['prediction_error']:+.2%} | {duration(row['step_time_s'])} | {size(row['activation_bytes'])} | "
+            f"`{row['run_id']}` |"
+        )
+    lines.append("")
+    for (_run_id, model), own in grouped(operators, ["run_id", "model"]):
+        top = ", ".join(f"{row['op']} ({row['phase']}) {row['share']:.0%}" for _, row in own.head(3).iterrows())
+        lines.append(f"- {model}: most time in {top}.")
+    return "\n".join(lines) + "\n"
+
+
+def title(config: CompareConfig) -> str:
+    """Short name of the run: ``compare-3``."""
+    return f"compare-{len(config.runs.split(','))}"
+
+
+TASK = Task(
+    name=NAME,
+    config=CompareConfig,
+    function=compare,
+    default=Path("configs/profiler-compare/default.yaml"),
+    resolve=resolve,
+    sources=sources,
+    title=title,
+    experiment="profiler",
+)

@@ -1,0 +1,186 @@
+"""From the FX graph of a traced step to integers, and to calls that can be run."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from projects.profiler import compat
+from projects.profiler.ir import PLACEHOLDER, Node, Phase, Role, StepGraph, Storage
+from projects.profiler.notes import note_of
+
+_aten = torch.ops.aten
+# Operators that change arguments which their schema calls inputs: position of the switch, positions of what changes.
+_HIDDEN_WRITES = {
+    _aten.native_batch_norm.default: (5, (3, 4)),
+    _aten.cudnn_batch_norm.default: (5, (3, 4)),
+    _aten.miopen_batch_norm.default: (5, (3, 4)),
+}
+_BATCH_NORM = {*_HIDDEN_WRITES, _aten._native_batch_norm_legit.default, _aten._batch_norm_with_update.default}
+
+
+class Ref(NamedTuple):
+    """Stands for the value of a node in the arguments of a call."""
+
+    id: int
+
+
+class Call(NamedTuple):
+    """How the value of a node is computed.
+
+    Attributes:
+        target: an operator, or ``operator.getitem``; None for a placeholder.
+        args, kwargs: its arguments, nodes as ``Ref``.
+    """
+
+    target: Any
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}  # noqa: RUF012 a NamedTuple's default is never changed
+
+
+class Assembled(NamedTuple):
+    """A traced graph, taken apart; lists by node id.
+
+    Attributes:
+        graph: what is analysed.
+        calls: what is run.
+        fakes: the fake value of every node.
+        constants: the tensors behind the last placeholders, which tracing found inside the step.
+    """
+
+    graph: StepGraph
+    calls: tuple[Call, ...]
+    fakes: tuple[Any, ...]
+    constants: tuple[Tensor, ...]
+
+
+class _Parts(NamedTuple):
+    """A graph while it is put together, all lists by node id, but for the storages.
+
+    Attributes:
+        ids: FX node -> id.
+        storages: of each value.
+        sizes, creators: of each storage.
+    """
+
+    ids: dict[fx.Node, int]
+    storages: list[tuple[int, ...]]
+    sizes: list[int]
+    creators: list[int]
+
+
+def assemble(traced: compat.Calls, roles: Sequence[Role]) -> Assembled:
+    """Integers and calls; placeholders come first, constants as the last of them.
+
+    Args:
+        traced: the FX graph.
+        roles: of its placeholders, by position.
+    """
+    every = list(traced.graph.nodes)
+    outputs = every[-1].args[0]
+    given = [node for node in every if node.op == "placeholder"]
+    held = {node: traced.constants[str(node.target)] for node in every if node.op == "get_attr"}
+    lifted = [node for node, value in held.items() if isinstance(value, Tensor)]
+    # Random generators and the like are arguments, not values.
+    objects = {node: value for node, value in held.items() if not isinstance(value, Tensor)}
+    called = [node for node in every if node.op == "call_function" and node.target not in compat.MARKERS]
+    order = [*given, *lifted, *called]
+    constants = tuple(held[node] for node in lifted)
+    parts = _storages(order)
+    kept = tuple(parts.ids[node] for node in outputs)
+    roles = [*roles, *[Role.OTHER] * len(lifted)]
+    storage_roles = _storage_roles(order, parts, roles, kept[1:])
+    nodes = tuple(_node(node, parts, storage_roles) for node in order)
+    storages = tuple(
+        Storage(index, size, creator, role)
+        for index, (size, creator, role) in enumerate(zip(parts.sizes, parts.creators, storage_roles, strict=True))
+    )
+    graph = StepGraph(nodes, storages, kept)
+    fakes = tuple(node.meta.get("val") for node in order)
+    return Assembled(graph, tuple(_call(node, parts.ids, objects) for node in order), fakes, constants)
+
+
+def _storages(order: Sequence[fx.Node]) -> _Parts:
+    parts = _Parts({}, [], [], [])
+    found: dict[int, int] = {}
+    for index, node in enumerate(order):
+        parts.ids[node] = index
+        own = []
+        for tensor in compat.leaves(node.meta.get("val")):
+            key = compat.storage_key(tensor)
+            if key not in found:
+                found[key] = len(found)
+                parts.sizes.append(tensor.untyped_storage().nbytes())
+                parts.creators.append(index)
+            own.append(found[key])
+        parts.storages.append(tuple(dict.fromkeys(own)))
+    return parts
+
+
+def _storage_roles(
+    order: Sequence[fx.Node], parts: _Parts, roles: Sequence[Role], gradients: Sequence[int]
+) -> list[Role]:
+    """Placeholders have theirs, then gradients; activations are made in the forward and read in the backward pass."""
+    found: list[Role | None] = [None] * len(parts.sizes)
+    for index, role in enumerate(roles):
+        for storage in parts.storages[index]:
+            found[storage] = found[storage] or role
+    for index in gradients:
+        for storage in parts.storages[index]:
+            found[storage] = found[storage] or Role.GRADIENT
+    for node in order:
+        if note_of(node).phase is Phase.BACKWARD:
+            for one in node.all_input_nodes:
+                if one in parts.ids:
+                    _mark_activations(found, parts, order, parts.ids[one])
+    return [role or Role.OTHER for role in found]
+
+
+def _mark_activations(found: list[Role | None], parts: _Parts, order: Sequence[fx.Node], index: int) -> None:
+    for storage in parts.storages[index]:
+        if found[storage] is None and note_of(order[parts.creators[storage]]).phase is Phase.FORWARD:
+            found[storage] = Role.ACTIVATION
+
+
+def _node(node: fx.Node, parts: _Parts, roles: Sequence[Role]) -> Node:
+    index, note = parts.ids[node], note_of(node)
+    own = parts.storages[index]
+    inputs = tuple(parts.ids[one] for one in node.all_input_nodes if one in parts.ids)
+    operator = node.target if isinstance(node.target, torch._ops.OpOverload) else None
+    name = str(operator) if operator else getattr(node.target, "__name__", "")
+    return Node(
+        id=index,
+        name=node.name,
+        op=name if node.op == "call_function" else PLACEHOLDER,
+        phase=note.phase,
+        role=roles[own[0]] if own else Role.OTHER,
+        inputs=inputs,
+        storages=own,
+        writes=_writes(node, operator, parts) if operator else (),
+        random=operator is not None and torch.Tag.nondeterministic_seeded in operator.tags,
+        batch_norm=operator in _BATCH_NORM,
+        module=note.module,
+        source=note.source,
+    )
+
+
+def _writes(node: fx.Node, operator: torch._ops.OpOverload, parts: _Parts) -> tuple[int, ...]:
+    """Storages that the call changes, by its schema or by the table above."""
+    changed: list[Any] = []
+    for position, argument in enumerate(operator._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
+            changed.extend(given if isinstance(given, list | tuple) else [given])
+    switch, hidden = _HIDDEN_WRITES.get(operator, (0, ()))
+    if hidden and node.args[switch]:
+        changed.extend(node.args[position] for position in hidden)
+    ids = [parts.ids[one] for one in changed if isinstance(one, fx.Node)]
+    return tuple(dict.fromkeys(storage for one in ids for storage in parts.storages[one]))
+
+
+def _call(node: fx.Node, ids: dict[fx.Node, int], objects: dict[fx.Node, Any]) -> Call:
+    if node.op != "call_function":
+        return Call(None)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda one: objects[one] if one in objects else Ref(ids[one]))
+    return Call(node.target, tuple(args), dict(kwargs))

@@ -1,0 +1,195 @@
+"""The only module that touches unstable APIs of torch; tests/unit/profiler/test_compat.py has a canary for each."""
+
+import copy
+import gc
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeCopyMode,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.fx import Graph
+from torch.fx import Node as FxNode
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
+# Operators that only tell a profiler where it is.
+MARKERS = {
+    torch.ops.profiler._record_function_enter_new.default,
+    torch.ops.profiler._record_function_exit._RecordFunction,
+}
+
+__all__ = ["DATA_DEPENDENT", "StorageWeakRef", "TorchDispatchMode"]
+
+
+def fake_mode() -> FakeTensorMode:
+    """A mode in which tensors have shapes, dtypes and storages, and no memory."""
+    return FakeTensorMode()
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """Whether a tensor has no memory behind it."""
+    return isinstance(tensor, FakeTensor)
+
+
+def mode_of(tensor: Tensor) -> FakeTensorMode:
+    """The mode that a fake tensor was made in."""
+    assert isinstance(tensor, FakeTensor)
+    return tensor.fake_mode
+
+
+def fake_copy(value: Any, mode: FakeTensorMode) -> Any:
+    """A deep copy whose tensors are fake; what was one object (a tied weight) stays one."""
+    with FakeCopyMode(mode):
+        return copy.deepcopy(value)
+
+
+def fake_of_meta(model: nn.Module, mode: FakeTensorMode, device: torch.device) -> nn.Module:
+    """Replaces the meta parameters and buffers of a model by fake ones on a device, in place; ties stay."""
+    made: dict[Tensor, Any] = {}
+
+    def fake(tensor: Tensor) -> Any:
+        if tensor not in made:
+            empty = _fake_like(tensor, mode, device)
+            made[tensor] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        return made[tensor]
+
+    for module in model.modules():
+        for own in (module._parameters, module._buffers):
+            for name, one in own.items():
+                own[name] = None if one is None else fake(one)
+    return model
+
+
+def forget_numbers(tensors: Sequence[Tensor]) -> None:
+    """Makes fake tensors unknown: one that was made from a number would otherwise answer item(), once and for all."""
+    for one in tensors:
+        assert isinstance(one, FakeTensor)
+        one.constant = None
+
+
+def fake_batch(batch: Any, mode: FakeTensorMode, device: torch.device) -> Any:
+    """The same nested value with fake tensors on a device."""
+    return tree_map_only(Tensor, lambda one: _fake_like(one, mode, device), batch)
+
+
+def _fake_like(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
+    with mode:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+
+def leaves(value: Any) -> list[Tensor]:
+    """The tensors of nested lists, tuples and mappings, in a fixed order."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """The same nested value with its tensors on a device."""
+    return tree_map_only(Tensor, lambda one: one.to(device), value)
+
+
+class Calls(NamedTuple):
+    """What was called while tracing.
+
+    Attributes:
+        graph: the FX graph; the fake value of a node is in ``meta["val"]``.
+        constants: attribute name -> what the traced function found outside: tensors made from numbers, generators.
+    """
+
+    graph: Graph
+    constants: dict[str, Any]
+
+
+def trace_calls(function: Callable[..., Any], tensors: Sequence[Tensor], mode: FakeTensorMode) -> Calls:
+    """Every operator that ``function`` calls on and beside fake ``tensors``, below autograd, in order."""
+    # Lazily: the module's source is never needed, and for operators such as random_.from FX writes none that compiles.
+    with mode, _use_lazy_graph_module(True):
+        module = make_fx(function, tracing_mode="real")(*tensors)
+    constants = {
+        str(node.target): getattr(module, str(node.target)) for node in module.graph.nodes if node.op == "get_attr"
+    }
+    return Calls(module.graph, constants)
+
+
+def fresh_nodes(key: str) -> Iterator[FxNode]:
+    """The latest nodes of the graph being traced, newest first, up to one that has ``key`` in its meta."""
+    mode = get_proxy_mode()
+    assert mode is not None
+    for node in reversed(mode.tracer.graph.nodes):
+        if key in node.meta:
+            return
+        yield node
+
+
+def in_backward() -> bool:
+    """Whether the autograd engine is running on this thread."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def sequence_number() -> int:
+    """What connects a forward operator with its backward node: autograd numbers its nodes as they are made."""
+    if in_backward():
+        node = torch._C._current_autograd_node()
+        return -1 if node is None else node._sequence_nr()
+    return torch.autograd._get_sequence_nr() - 1
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Equal for two living tensors exactly if they share memory."""
+    return tensor.untyped_storage()._cdata
+
+
+class MemoryEvent(NamedTuple):
+    """One call of an allocator.
+
+    Attributes:
+        time_ns: on the profiler's clock.
+        bytes: negative where memory was freed.
+    """
+
+    time_ns: int
+    bytes: int
+
+
+def memory_events(function: Callable[[], Any]) -> list[MemoryEvent]:
+    """What the CPU allocator was asked for while ``function`` ran, in order; no garbage is collected meanwhile."""
+    gc.disable()
+    try:
+        events = _profiled(function)
+    finally:
+        gc.enable()
+    calls = [
+        MemoryEvent(event.start_ns(), event.nbytes())
+        for event in events
+        if event.name() == "[memory]" and event.device_type() == torch.autograd.DeviceType.CPU
+    ]
+    # Stable: calls within one nanosecond stay in their order.
+    return sorted(calls, key=lambda call: call.time_ns)
+
+
+def _profiled(function: Callable[[], Any]) -> Sequence[Any]:
+    with warnings.catch_warnings():
+        # Kineto speaks of accelerators that are not there.
+        warnings.simplefilter("ignore")
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+            function()
+    assert found.profiler is not None
+    assert found.profiler.kineto_results is not None
+    return found.profiler.kineto_results.events()
+
+
+def bytes_of(tensor: Tensor) -> Tensor:
+    """The whole storage of a tensor as bytes, uint8 (n,), sharing its memory."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())

@@ -1,0 +1,72 @@
+"""Whether a step fits into the memory there is: known before any of it is used."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from labtrail.errors import LabtrailError
+from projects.profiler.liveness import Activation, activations, held_with_swapping, liveness
+from projects.profiler.swap import swappable
+from projects.profiler.tables import size
+from projects.profiler.trace import TracedStep
+
+
+class MemoryLimitError(LabtrailError):
+    """A step that needs more memory than there is."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """What can still be allocated: on the GPU, or on this machine."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def to_swap(traced: TracedStep, what: str, limit_bytes: float | None, free: int) -> list[Activation]:
+    """The activations to swap while the step is profiled: none if it fits, all that can be if it does not.
+
+    Args:
+        traced: the step.
+        what: its name in messages.
+        limit_bytes: the memory of the device that it is profiled for; None: none.
+        free: bytes that there are.
+
+    Raises:
+        MemoryLimitError: it does not even fit then; says what it takes.
+    """
+    life = liveness(traced.graph)
+    if limit_bytes is None or life.peak <= limit_bytes:
+        if life.peak > free:
+            raise MemoryLimitError(
+                f"{what}: out of memory: a step needs {size(life.peak)}, {size(free)} are free; lower batch_sizes, or "
+                "set memory_limit_gib to profile it by swapping"
+            )
+        return []
+    swapped = swappable(traced.graph, activations(traced.graph))
+    least = int(held_with_swapping(life, swapped)[life.first_call :].max())
+    if least > min(limit_bytes, free):
+        raise MemoryLimitError(
+            f"{what}: out of memory: a step needs {size(life.peak)}, and {size(least)} with all waiting activations "
+            f"swapped; memory_limit_gib is {size(limit_bytes)} and {size(free)} are free; lower batch_sizes"
+        )
+    return swapped
+
+
+@contextmanager
+def out_of_memory_explained(what: str) -> Generator[None]:
+    """
+    Raises:
+        MemoryLimitError: the allocator could not give what was asked for.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryLimitError(_message(what, error)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise MemoryLimitError(_message(what, error)) from error
+
+
+def _message(what: str, error: Exception) -> str:
+    return f"{what}: out of memory ({str(error).splitlines()[0]}); lower batch_sizes, or set memory_limit_gib"

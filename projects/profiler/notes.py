@@ -1,0 +1,93 @@
+"""Watches a step while it is traced: in which phase, for which module and from which line every operator is called."""
+
+import sys
+from contextlib import ExitStack
+from types import FrameType
+from typing import Any, NamedTuple
+
+from torch import fx, nn
+
+from projects.profiler import compat, failure
+from projects.profiler.ir import Phase
+
+_NOTE = "labtrail_note"
+
+
+class Note(NamedTuple):
+    """Where an operator call belongs.
+
+    Attributes:
+        phase: of the step.
+        module: qualified name of the module whose forward called it, or whose gradient it computes.
+        source: ``file.py:12``, the innermost line outside torch; empty in the backward pass.
+    """
+
+    phase: Phase
+    module: str
+    source: str
+
+
+_OUTSIDE = Note(Phase.FORWARD, "", "")
+
+
+class Notes(compat.TorchDispatchMode):
+    """Watches every operator call and notes at its nodes: which phase, for which module, from which line."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = model
+        self._modules: list[str] = [""]
+        self._of_sequence: dict[int, str] = {}
+        self._backward_done = False
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Notes":
+        for name, module in self._model.named_modules():
+            self._watch(name, module)
+        super().__enter__()
+        return self
+
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
+        super().__exit__(exc_type, exc_val, exc_tb)
+        self._stack.close()
+
+    def _watch(self, name: str, module: nn.Module) -> None:
+        def enter(*_: Any) -> None:
+            self._modules.append(name)
+
+        def leave(*_: Any) -> None:
+            self._modules.pop()
+
+        self._stack.callback(module.register_forward_pre_hook(enter).remove)
+        self._stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        note = self._note()
+        found = func(*args, **(kwargs or {}))
+        for node in compat.fresh_nodes(_NOTE):
+            node.meta[_NOTE] = note
+        return found
+
+    def _note(self) -> Note:
+        number = compat.sequence_number()
+        if compat.in_backward():
+            self._backward_done = True
+            return Note(Phase.BACKWARD, self._of_sequence.get(number, ""), "")
+        source = _source(sys._getframe(2))
+        if self._backward_done:
+            return Note(Phase.OPTIMIZER, "", source)
+        module = self._modules[-1]
+        # Operators without a backward node come with the number of the one before.
+        self._of_sequence.setdefault(number, module)
+        return Note(Phase.FORWARD, module, source)
+
+
+def _source(frame: FrameType | None) -> str:
+    while frame is not None and not failure.is_users(frame.f_code.co_filename):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+
+
+def note_of(node: fx.Node) -> Note:
+    """What was noted at a node; placeholders and constants belong to the forward pass."""
+    return node.meta.get(_NOTE, _OUTSIDE)

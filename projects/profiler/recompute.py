@@ -1,0 +1,99 @@
+"""What it would take to compute an activation again instead of keeping it (mu-TWO, MLSys 2023).
+
+Available for that are the step's inputs and all other activations; everything between is computed anew. Random
+operators are counted like others: to repeat them, their generator has to be replayed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from projects.profiler.ir import Phase, Role, StepGraph
+from projects.profiler.liveness import Activation
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """The nodes to run again for one activation.
+
+    Attributes:
+        nodes: ids in order.
+        random: whether one of them draws random numbers.
+        memory_bytes: the most bytes that they hold at once, the activation included, what they start from excluded.
+    """
+
+    nodes: tuple[int, ...]
+    random: bool
+    memory_bytes: int
+
+    def time_s(self, run_times: np.ndarray) -> float:
+        """Seconds, from the seconds of each node."""
+        return float(run_times[list(self.nodes)].sum())
+
+
+def recomputations(graph: StepGraph, activations: Sequence[Activation]) -> list[Recomputation]:
+    """One for each activation."""
+    writers: dict[int, list[int]] = {}
+    for node in graph.nodes:
+        if node.phase is Phase.FORWARD:
+            for storage in node.writes:
+                writers.setdefault(storage, []).append(node.id)
+    return [_recomputation(graph, one, writers) for one in activations]
+
+
+def _recomputation(graph: StepGraph, activation: Activation, writers: dict[int, list[int]]) -> Recomputation:
+    """Backwards from the activation to what is there."""
+    chosen: set[int] = set()
+    waiting = [activation.created, *writers.get(activation.storage, ())]
+    while waiting:
+        index = waiting.pop()
+        if index in chosen:
+            continue
+        chosen.add(index)
+        for one in graph.nodes[index].inputs:
+            if not _available(graph, one, activation.storage):
+                waiting += [
+                    one,
+                    *(late for own in graph.nodes[one].storages for late in writers.get(own, ()) if late < index),
+                ]
+    nodes = tuple(sorted(chosen))
+    return Recomputation(nodes, any(graph.nodes[one].random for one in nodes), _most_held(graph, nodes, activation))
+
+
+def _available(graph: StepGraph, index: int, wanted: int) -> bool:
+    """Whether a value can be had without computing it: from outside, or in another activation."""
+    node = graph.nodes[index]
+    if node.is_placeholder:
+        return True
+    roles = {graph.storages[one].role for one in node.storages if one != wanted}
+    return wanted not in node.storages and bool(roles) and roles <= _THERE
+
+
+_THERE = {Role.PARAMETER, Role.BUFFER, Role.OPTIMIZER_STATE, Role.INPUT, Role.ACTIVATION}
+
+
+def _most_held(graph: StepGraph, nodes: Sequence[int], activation: Activation) -> int:
+    """Largest sum of what the chosen nodes create, each freed after its last use among them."""
+    inside = set(nodes)
+    created = {storage: graph.storages[storage].bytes for one in nodes for storage in graph.nodes[one].storages}
+    there = {storage for one in nodes for source in graph.nodes[one].inputs if source not in inside
+             for storage in graph.nodes[source].storages}  # fmt: skip
+    last: dict[int, int] = {}
+    for one in nodes:
+        for storage in (
+            *graph.nodes[one].storages,
+            *(s for i in graph.nodes[one].inputs for s in graph.nodes[i].storages),
+        ):
+            last[storage] = one
+    held = most = 0
+    alive: set[int] = set()
+    for one in nodes:
+        fresh = {storage for storage in graph.nodes[one].storages if storage not in alive and storage not in there}
+        alive |= fresh
+        held += sum(created[storage] for storage in fresh)
+        most = max(most, held)
+        gone = {storage for storage in alive if last[storage] == one and storage != activation.storage}
+        alive -= gone
+        held -= sum(created[storage] for storage in gone)
+    return most

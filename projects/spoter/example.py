@@ -1,0 +1,33 @@
+"""One training step of SPOTER on made-up clips."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from labtrail.example import Example
+from projects.spoter.config import SpoterConfig
+from projects.spoter.model import Layout, Spoter
+from projects.spoter.skeleton import FRAME_SIZE
+from projects.spoter.train import clip_loss
+
+# As in WLASL100.
+_CLASSES = 100
+
+
+def example(config: SpoterConfig, batch_size: int) -> Example:
+    """Clips of half to three halves of ``data.synthetic.frames`` frames, packed, in an update of one pass."""
+    random = np.random.default_rng(config.seed)
+    mean = config.data.synthetic.frames
+    lengths = random.integers(mean - mean // 2, mean + mean // 2 + 1, batch_size).tolist()
+    batch = {
+        "frames": torch.randn(sum(lengths), FRAME_SIZE),
+        "layout": Layout.of(lengths, torch.device("cpu")),
+        "labels": torch.randint(0, _CLASSES, (batch_size,)),
+        "weights": torch.full((batch_size,), 1 / batch_size),
+    }
+
+    def loss(model: nn.Module, given: dict) -> Tensor:
+        logits = model(given["frames"], given["layout"])
+        return clip_loss(logits, given["labels"], given["weights"], config.train.label_smoothing)
+
+    return Example(Spoter(config.model, _CLASSES), batch, loss)
