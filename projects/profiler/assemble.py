@@ -87,11 +87,12 @@ def assemble(traced: compat.Calls, roles: Sequence[Role]) -> Assembled:
     called = [node for node in every if node.op == "call_function" and node.target not in compat.MARKERS]
     order = [*given, *lifted, *called]
     constants = tuple(held[node] for node in lifted)
+    phases = _phases(order)
     parts = _storages(order)
     kept = tuple(parts.ids[node] for node in outputs)
     roles = [*roles, *[Role.OTHER] * len(lifted)]
-    storage_roles = _storage_roles(order, parts, roles, kept[1:])
-    nodes = tuple(_node(node, parts, storage_roles) for node in order)
+    storage_roles = _storage_roles(order, parts, phases, roles, kept[1:])
+    nodes = tuple(_node(node, phase, parts, storage_roles) for node, phase in zip(order, phases, strict=True))
     storages = tuple(
         Storage(index, size, creator, role)
         for index, (size, creator, role) in enumerate(zip(parts.sizes, parts.creators, storage_roles, strict=True))
@@ -118,32 +119,40 @@ def _storages(order: Sequence[fx.Node]) -> _Parts:
     return parts
 
 
+def _phases(order: Sequence[fx.Node]) -> list[Phase]:
+    """What autograd calls is backward; what comes after all of that is the optimizer's, the rest is forward."""
+    backward = [note_of(node).backward for node in order]
+    end = max((index for index, one in enumerate(backward) if one), default=len(order))
+    return [
+        Phase.BACKWARD if one else Phase.FORWARD if index < end else Phase.OPTIMIZER
+        for index, one in enumerate(backward)
+    ]
+
+
 def _storage_roles(
-    order: Sequence[fx.Node], parts: _Parts, roles: Sequence[Role], gradients: Sequence[int]
+    order: Sequence[fx.Node], parts: _Parts, phases: Sequence[Phase], roles: Sequence[Role], gradients: Sequence[int]
 ) -> list[Role]:
     """Placeholders have theirs, then gradients; activations are made in the forward and read in the backward pass."""
     found: list[Role | None] = [None] * len(parts.sizes)
-    for index, role in enumerate(roles):
+
+    def give(index: int, role: Role) -> None:
         for storage in parts.storages[index]:
             found[storage] = found[storage] or role
+
+    for index, role in enumerate(roles):
+        give(index, role)
     for index in gradients:
+        give(index, Role.GRADIENT)
+    read = {parts.ids[one] for node, phase in zip(order, phases, strict=True) if phase is Phase.BACKWARD
+            for one in node.all_input_nodes if one in parts.ids}  # fmt: skip
+    for index in read:
         for storage in parts.storages[index]:
-            found[storage] = found[storage] or Role.GRADIENT
-    for node in order:
-        if note_of(node).phase is Phase.BACKWARD:
-            for one in node.all_input_nodes:
-                if one in parts.ids:
-                    _mark_activations(found, parts, order, parts.ids[one])
+            if found[storage] is None and phases[parts.creators[storage]] is Phase.FORWARD:
+                found[storage] = Role.ACTIVATION
     return [role or Role.OTHER for role in found]
 
 
-def _mark_activations(found: list[Role | None], parts: _Parts, order: Sequence[fx.Node], index: int) -> None:
-    for storage in parts.storages[index]:
-        if found[storage] is None and note_of(order[parts.creators[storage]]).phase is Phase.FORWARD:
-            found[storage] = Role.ACTIVATION
-
-
-def _node(node: fx.Node, parts: _Parts, roles: Sequence[Role]) -> Node:
+def _node(node: fx.Node, phase: Phase, parts: _Parts, roles: Sequence[Role]) -> Node:
     index, note = parts.ids[node], note_of(node)
     own = parts.storages[index]
     inputs = tuple(parts.ids[one] for one in node.all_input_nodes if one in parts.ids)
@@ -153,7 +162,7 @@ def _node(node: fx.Node, parts: _Parts, roles: Sequence[Role]) -> Node:
         id=index,
         name=node.name,
         op=name if node.op == "call_function" else PLACEHOLDER,
-        phase=note.phase,
+        phase=phase,
         role=roles[own[0]] if own else Role.OTHER,
         inputs=inputs,
         storages=own,

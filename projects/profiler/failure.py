@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import torch
 
+import labtrail
 from labtrail.errors import LabtrailError
 from projects.profiler import compat
 from projects.profiler.step import TraceError
 
 _TORCH = str(Path(torch.__file__).parent)
-_OWN = str(Path(__file__).parent)
+# Lines of the profiler and of the platform are nobody's mistake.
+_OWN = (str(Path(__file__).parent), str(Path(labtrail.__file__).parent))
 _READS_A_NUMBER = "aten._local_scalar_dense.default"
 
 
@@ -128,5 +130,5 @@ def _place(frames: traceback.StackSummary) -> str:
 
 
 def is_users(file: str) -> bool:
-    """Whether a file is neither torch's nor part of this package."""
-    return not file.startswith((_TORCH, _OWN, "<"))
+    """Whether a file belongs to neither torch nor the profiler nor the platform."""
+    return not file.startswith((_TORCH, *_OWN, "<"))

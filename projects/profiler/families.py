@@ -172,9 +172,13 @@ def _of_transformers(family: Family, settings: Settings) -> Callable[[Sizes], Ex
     unknown = [key for key in settings if not hasattr(known, key)]
     if unknown:
         raise ConfigError([f"settings: {', '.join(unknown)}: no such value in transformers.{family.config}"])
-    config = config_class(**{**family.settings, **settings})
+    by_image = {"image_size"} if hasattr(known, "image_size") else set()
 
     def build(sizes: Sizes) -> Example:
+        config = config_class(**{**family.settings, **dict.fromkeys(by_image, sizes.image), **settings})
+        longest = getattr(config, "max_position_embeddings", sizes.sequence)
+        if sizes.sequence > longest:
+            raise ConfigError([f"sequence_length: {sizes.sequence} tokens, the model has positions for {longest}"])
         with _quiet():
             model = getattr(transformers, family.model)(config)
             return Example(model.train(), family.batch(sizes, config), _own_loss)

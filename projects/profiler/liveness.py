@@ -10,8 +10,8 @@ from projects.profiler.ir import Phase, Role, StepGraph
 # The parts of a memory breakdown, as people ask for them.
 PARTS: Mapping[str, tuple[Role, ...]] = {
     "parameters": (Role.PARAMETER, Role.BUFFER),
-    "gradients": (Role.GRADIENT,),
     "optimizer_state": (Role.OPTIMIZER_STATE,),
+    "gradients": (Role.GRADIENT,),
     "activations": (Role.ACTIVATION,),
     "temporaries": (Role.INPUT, Role.OTHER),
 }

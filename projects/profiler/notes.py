@@ -1,4 +1,4 @@
-"""Watches a step while it is traced: in which phase, for which module and from which line every operator is called."""
+"""Watches a step while it is traced: by whom, for which module and from which line every operator is called."""
 
 import sys
 from contextlib import ExitStack
@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from projects.profiler import compat, failure
-from projects.profiler.ir import Phase
 
 _NOTE = "labtrail_note"
 
@@ -17,28 +16,27 @@ class Note(NamedTuple):
     """Where an operator call belongs.
 
     Attributes:
-        phase: of the step.
+        backward: whether autograd called it.
         module: qualified name of the module whose forward called it, or whose gradient it computes.
         source: ``file.py:12``, the innermost line outside torch; empty in the backward pass.
     """
 
-    phase: Phase
+    backward: bool
     module: str
     source: str
 
 
-_OUTSIDE = Note(Phase.FORWARD, "", "")
+_OUTSIDE = Note(backward=False, module="", source="")
 
 
 class Notes(compat.TorchDispatchMode):
-    """Watches every operator call and notes at its nodes: which phase, for which module, from which line."""
+    """Notes every operator call at its nodes."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._model = model
         self._modules: list[str] = [""]
         self._of_sequence: dict[int, str] = {}
-        self._backward_done = False
         self._stack = ExitStack()
 
     def __enter__(self) -> "Notes":
@@ -71,15 +69,11 @@ class Notes(compat.TorchDispatchMode):
     def _note(self) -> Note:
         number = compat.sequence_number()
         if compat.in_backward():
-            self._backward_done = True
-            return Note(Phase.BACKWARD, self._of_sequence.get(number, ""), "")
-        source = _source(sys._getframe(2))
-        if self._backward_done:
-            return Note(Phase.OPTIMIZER, "", source)
+            return Note(True, self._of_sequence.get(number, ""), "")
         module = self._modules[-1]
         # Operators without a backward node come with the number of the one before.
         self._of_sequence.setdefault(number, module)
-        return Note(Phase.FORWARD, module, source)
+        return Note(False, module, _source(sys._getframe(2)))
 
 
 def _source(frame: FrameType | None) -> str:
@@ -89,5 +83,5 @@ def _source(frame: FrameType | None) -> str:
 
 
 def note_of(node: fx.Node) -> Note:
-    """What was noted at a node; placeholders and constants belong to the forward pass."""
-    return node.meta.get(_NOTE, _OUTSIDE)
+    """What was noted at a node; placeholders and constants belong to the forward pass and come from nowhere."""
+    return node.meta.get(_NOTE, _OUTSIDE) if node.op == "call_function" else _OUTSIDE

@@ -1,5 +1,7 @@
 """Runs a traced step on the device and measures every node: seconds, bytes, and what mu-TWO decides by."""
 
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -48,7 +50,7 @@ class GraphProfiler:
         """Times every node in each of some iterations, after a warm-up that does not count."""
         bar = tqdm(range(warmup + iterations), desc="profile", unit="step", leave=False, disable=None)
         for number in bar:
-            times = self._swapped_once() if self.swapped else self._timed_once()
+            times = self._timed_once()
             if number >= warmup:
                 self._times.append(times)
 
@@ -78,8 +80,9 @@ class GraphProfiler:
     def measured_peak(self) -> int:
         """The most bytes allocated in one step, the step's tensors included; with swapping where it is profiled so."""
         inputs = self._inputs()
-        watcher = self._swapper().watcher if self.swapped else Watcher()
-        return peak_of(lambda: self._program.run(inputs, watcher), held_by(inputs), self._device)
+        with self._swapper() as swapper:
+            watcher = swapper.watcher if swapper else Watcher()
+            return peak_of(lambda: self._program.run(inputs, watcher), held_by(inputs), self._device)
 
     def _inputs(self) -> list[torch.Tensor]:
         self._step.optimizer.zero_grad()
@@ -87,18 +90,19 @@ class GraphProfiler:
 
     def _timed_once(self) -> np.ndarray:
         inputs = self._inputs()
-        watch = Stopwatch(clock_of(self._device))
-        self._program.run(inputs, watch.watcher)
-        return watch.times()
+        with self._swapper() as swapper:
+            watch = swapper or Stopwatch(clock_of(self._device))
+            self._program.run(inputs, watch.watcher)
+            return watch.times()
 
-    def _swapped_once(self) -> np.ndarray:
-        inputs = self._inputs()
-        swapper = self._swapper()
-        self._program.run(inputs, swapper.watcher)
-        return swapper.times()
-
-    def _swapper(self) -> Swapper:
-        return Swapper(self.traced.graph, self.swapped, shelf_of(self._device), clock_of(self._device))
+    @contextmanager
+    def _swapper(self) -> Generator[Swapper | None]:
+        """Moves and times, where the step only fits with swapping."""
+        if not self.swapped:
+            yield None
+            return
+        with closing(shelf_of(self._device)) as shelf:
+            yield Swapper(self.traced.graph, self.swapped, shelf, clock_of(self._device))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ const facts = JSON.parse(document.getElementById("data-facts").textContent);
 const byId = (id) => document.getElementById(id);
 const ROWS = 400;
 const MARGIN = { left: 74, right: 12, top: 20, bottom: 26 };
-const state = { step: facts.batch_sizes.length - 1, node: 0, low: 0, high: 0, sort: null, down: true, drag: null };
+const state = { step: facts.batch_sizes.length - 1, node: 0, low: 0, high: 0, sort: "run_time_s", down: true, drag: null };
 let steps = [];
 
 const COLUMNS = {
@@ -256,7 +256,11 @@ function listen() {
   });
   byId("whole").addEventListener("click", () => { whole(); draw(); });
   byId("batch").addEventListener("change", (event) => choose(Number(event.target.value)));
-  byId("which").addEventListener("change", () => { state.sort = null; table(); });
+  byId("which").addEventListener("change", (event) => {
+    state.sort = event.target.value === "activations" ? "memory_bytes" : "run_time_s";
+    state.down = true;
+    table();
+  });
   byId("filter").addEventListener("input", table);
   window.addEventListener("resize", draw);
 }

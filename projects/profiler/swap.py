@@ -68,6 +68,10 @@ class Shelf(Protocol):
         """Writes them back, and forgets them."""
         ...
 
+    def close(self) -> None:
+        """Forgets everything."""
+        ...
+
 
 class HostMemory:
     """Pinned memory of the host, for what leaves a GPU."""
@@ -82,6 +86,10 @@ class HostMemory:
     def take(self, key: int, content: Tensor) -> None:
         """Host to device."""
         content.copy_(self._kept.pop(key))
+
+    def close(self) -> None:
+        """Frees the memory."""
+        self._kept.clear()
 
 
 class Files:
@@ -98,6 +106,10 @@ class Files:
         """File to memory."""
         content.copy_(torch.from_numpy(np.fromfile(self._path(key), np.uint8)))
         self._path(key).unlink()
+
+    def close(self) -> None:
+        """Removes the folder."""
+        self._folder.cleanup()
 
     def _path(self, key: int) -> Path:
         return Path(self._folder.name) / str(key)
