@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -180,6 +181,8 @@ def memory_events(function: Callable[[], Any]) -> list[MemoryEvent]:
 
 
 def _profiled(function: Callable[[], Any]) -> Sequence[Any]:
+    # Otherwise Kineto tells on stderr that it starts and stops.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with warnings.catch_warnings():
         # Kineto speaks of accelerators that are not there.
         warnings.simplefilter("ignore")

@@ -9,7 +9,7 @@ import platform
 
 import torch
 
-from tests.benchmark import attention, distill, pamap2, spoter, tracking
+from tests.benchmark import attention, distill, pamap2, profiler, spoter, tracking
 from tests.benchmark.timing import Row
 
 SUITES = {
@@ -17,6 +17,7 @@ SUITES = {
     "attention": attention.rows,
     "pamap2": pamap2.rows,
     "distill": distill.rows,
+    "profiler": profiler.rows,
     "tracking": tracking.rows,
 }
 

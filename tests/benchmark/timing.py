@@ -35,6 +35,8 @@ class Row:
 
 
 def _seconds(value: float) -> str:
+    if value < 1e-4:
+        return f"{value * 1e6:.2f} us"
     return f"{value:.3f} s" if value >= 1 else f"{value * 1e3:.2f} ms"
 
 
