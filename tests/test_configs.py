@@ -59,6 +59,11 @@ FROZEN = {
     },
     "distill-bundle": {"seed", "compute.precision", "teacher", "students", "data.name", "train.epochs"},
     "distill-analysis": {"seed", "compute.precision", "compute.threads", "campaign", "runs"},
+    "profiler": {
+        "seed", "compute.precision", "compute.threads", "model", "settings", "batch_sizes", "sequence_length",
+        "image_size", "optimizer", "clip_norm", "iterations", "warmup", "memory_limit_gib", "bandwidth_gb_s",
+    },
+    "profiler-compare": {"seed", "compute.precision", "compute.threads", "runs"},
     "pamap2-prepare": {
         "seed", "compute.precision", "compute.threads", "source", "output", "hr.median", "split.protocol",
         "export.csv", "export.tensors", "export.manifests",

@@ -12,7 +12,7 @@ from labtrail.checkpoint import Checkpoint
 from labtrail.config import TaskConfig
 from labtrail.figures import COLOURS
 from labtrail.files import sha256_of
-from labtrail.frames import grouped, newest_of_each
+from labtrail.frames import group_names, grouped, newest_of_each, varying
 from labtrail.launch import require_one_process
 from labtrail.record import DataSource, Record
 from labtrail.task import Task
@@ -75,20 +75,18 @@ def compare(config: CompareConfig, accelerator: Accelerator, checkpoint: Checkpo
 
 
 def collect(run_ids: Sequence[str]) -> pd.DataFrame:
-    """One row per run and batch size: the run's metrics, its model and optimizer, and a label."""
+    """One row per run and batch size: the run's metrics, and a label of what the runs differ in."""
     from labtrail.query import Query, artifact
 
-    runs = Query("profiler", run_ids=run_ids).runs().set_index("run_id")
+    runs = Query("profiler", run_ids=run_ids).runs()
+    keys = varying(runs, apart=("cfg.batch_sizes", "cfg.iterations", "cfg.warmup", "cfg.model"))
+    names = runs["cfg.model"] + [f" ({name})" if name else "" for name in group_names(runs, keys)]
     rows = []
-    for run_id in run_ids:
-        own = runs.loc[run_id]
-        facts = {"run_id": run_id, "model": own["cfg.model"], "optimizer": own["cfg.optimizer"],
-                 "precision": own["cfg.compute.precision"], "settings": own["cfg.settings"]}  # fmt: skip
-        rows += [{**facts, **row} for row in pd.read_csv(artifact(run_id, _TABLE)).to_dict("records")]
-    table = pd.DataFrame(rows).sort_values(["model", "optimizer", "precision", "settings", "batch_size"], kind="stable")
-    several = [name for name in ("optimizer", "precision", "settings") if table[name].nunique() > 1]
-    labels = [" ".join(str(row[name]) for name in ("model", *several)) for _, row in table.iterrows()]
-    return table.assign(label=[f"{label} b{batch}" for label, batch in zip(labels, table["batch_size"], strict=True)])
+    for (_, run), name in zip(runs.iterrows(), names, strict=True):
+        for row in pd.read_csv(artifact(run["run_id"], _TABLE)).to_dict("records"):
+            label = f"{name} b{row['batch_size']}"
+            rows.append({"run_id": run["run_id"], "model": run["cfg.model"], "name": name, "label": label, **row})
+    return pd.DataFrame(rows).sort_values(["name", "batch_size"], kind="stable")
 
 
 def operator_times(run_ids: Sequence[str]) -> pd.DataFrame:
@@ -112,10 +110,9 @@ def time_and_memory(table: pd.DataFrame) -> Figure:
     """Seconds per sample over peak memory, a line for each run, a point for each batch size."""
     figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     axis = figure.subplots()
-    for index, (_, own) in enumerate(grouped(table, ["run_id"])):
-        label = str(own["label"].iloc[0]).rsplit(" b", 1)[0]
+    for index, ((name, _), own) in enumerate(grouped(table, ["name", "run_id"])):
         x, y = own["peak_bytes_measured"] / charts.MIB, own["step_time_s"] / own["batch_size"] * 1e3
-        axis.plot(x, y, "o-", color=COLOURS[index % len(COLOURS)], label=label, markersize=5)
+        axis.plot(x, y, "o-", color=COLOURS[index % len(COLOURS)], label=name, markersize=5)
         for place, batch in zip(zip(x, y, strict=True), own["batch_size"], strict=True):
             axis.annotate(str(batch), place, (4, 4), textcoords="offset points", fontsize=8)
     axis.set(xlabel="measured peak memory (MiB)", ylabel="time of a step per sample (ms)", xscale="log", yscale="log",

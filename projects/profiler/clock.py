@@ -63,13 +63,16 @@ class Stopwatch:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._moments = [clock.now()]
+        self._moments: list[Any] = []
         add, now = self._moments.append, clock.now
+
+        def begun() -> None:
+            add(now())
 
         def finished(_index: int, _values: list[Any]) -> None:
             add(now())
 
-        self.watcher = Watcher(finished=finished)
+        self.watcher = Watcher(begun, finished=finished)
 
     def times(self) -> np.ndarray:
         """Seconds of each computed node, float64."""

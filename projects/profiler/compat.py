@@ -4,7 +4,9 @@ import copy
 import gc
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,11 +23,13 @@ from torch.fx import Node as FxNode
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
+SHAPE_DEPENDENT = DynamicOutputShapeException
 # Operators that only tell a profiler where it is.
 MARKERS = {
     torch.ops.profiler._record_function_enter_new.default,
@@ -96,6 +100,11 @@ def leaves(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
+def others(value: Any) -> list[Any]:
+    """What is no tensor in a nested value, in the same order."""
+    return [leaf for leaf in tree_leaves(value) if not isinstance(leaf, Tensor)]
+
+
 def to_device(value: Any, device: torch.device) -> Any:
     """The same nested value with its tensors on a device."""
     return tree_map_only(Tensor, lambda one: one.to(device), value)
@@ -134,6 +143,32 @@ def fresh_nodes(key: str) -> Iterator[FxNode]:
         yield node
 
 
+@contextmanager
+def module_hooks(enter: Callable[[nn.Module], None], leave: Callable[[nn.Module], None]) -> Generator[None]:
+    """Calls both around the forward pass of every module; no module has a hook of its own from it.
+
+    Some modules take other paths where they have hooks.
+    """
+    first = register_module_forward_pre_hook(lambda module, _: enter(module))
+    last = register_module_forward_hook(lambda module, *_: leave(module), always_call=True)
+    try:
+        yield
+    finally:
+        first.remove()
+        last.remove()
+
+
+def begins_backward(frame: FrameType | None) -> bool:
+    """Whether the call comes from backward() before its engine starts: the gradient of the loss itself."""
+    for _ in range(12):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "_make_grads":
+            return True
+        frame = frame.f_back
+    return False
+
+
 def in_backward() -> bool:
     """Whether the autograd engine is running on this thread."""
     return torch._C._current_graph_task_id() != -1
@@ -166,11 +201,13 @@ class MemoryEvent(NamedTuple):
 
 def memory_events(function: Callable[[], Any]) -> list[MemoryEvent]:
     """What the CPU allocator was asked for while ``function`` ran, in order; no garbage is collected meanwhile."""
+    collecting = gc.isenabled()
     gc.disable()
     try:
         events = _profiled(function)
     finally:
-        gc.enable()
+        if collecting:
+            gc.enable()
     calls = [
         MemoryEvent(event.start_ns(), event.nbytes())
         for event in events

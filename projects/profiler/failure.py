@@ -1,9 +1,12 @@
 """Why a step could not be traced: the user's own line, the cause, and what to write instead."""
 
+import os
+import sysconfig
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -13,9 +16,10 @@ from labtrail.errors import LabtrailError
 from projects.profiler import compat
 from projects.profiler.step import TraceError
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_PYTHON = f"{sysconfig.get_path('stdlib')}{os.sep}"
 # Lines of the profiler and of the platform are nobody's mistake.
-_OWN = (str(Path(__file__).parent), str(Path(labtrail.__file__).parent))
+_OWN = (f"{Path(__file__).parent}{os.sep}", f"{Path(labtrail.__file__).parent}{os.sep}")
 _READS_A_NUMBER = "aten._local_scalar_dense.default"
 
 
@@ -55,8 +59,9 @@ class _Cause(NamedTuple):
 # In order: the first that applies is told.
 _CAUSES = (
     _Cause(
-        lambda at: at.op == _READS_A_NUMBER and at.within("/optim/"),
-        "the optimizer reads its step count with .item(); make it with fused=True (or capturable=True on a GPU)",
+        lambda at: at.op == _READS_A_NUMBER and at.within("/torch/optim/"),
+        "the optimizer reads its step count with .item(); make it with fused=True where it has that (Adam, AdamW, "
+        "Adagrad, SGD), or on a GPU with capturable=True",
     ),
     _Cause(
         lambda at: at.op == _READS_A_NUMBER and at.within("/clip_grad"),
@@ -67,13 +72,13 @@ _CAUSES = (
         "detect_anomaly(check_nan=True) looks at every gradient; trace without it",
     ),
     _Cause(
-        lambda at: isinstance(at.error, compat.DATA_DEPENDENT) and at.op != _READS_A_NUMBER,
+        lambda at: isinstance(at.error, compat.SHAPE_DEPENDENT),
         "the shape depends on the data (boolean index, nonzero, unique); use torch.where or multiply by a mask",
     ),
     _Cause(
-        lambda at: at.op == _READS_A_NUMBER,
-        "a number is read out of a tensor (.item(), float(), tolist(), if), so the step depends on the data; keep it "
-        "a tensor (torch.where), or move the line out of the step",
+        lambda at: isinstance(at.error, compat.DATA_DEPENDENT),
+        "a number is read out of a tensor (.item(), float(), tolist(), equal(), if), so the step depends on the data; "
+        "keep it a tensor (torch.where), or move the line out of the step",
     ),
     _Cause(
         lambda at: at.says("convert all Tensors to FakeTensors"),
@@ -83,6 +88,11 @@ _CAUSES = (
     _Cause(
         lambda at: at.says(".numpy()", "numpy() is not supported", "to NumPy"),
         "the step leaves torch for NumPy; compute it in torch, or before the step",
+    ),
+    _Cause(
+        lambda at: at.says("cannot pickle", "torch._C.Generator"),
+        "the model, the optimizer or the batch holds something that cannot be copied (a lock, a file, a random "
+        "generator); keep it outside of them",
     ),
     _Cause(
         lambda at: at.says("can be implicitly created only for scalar"),
@@ -130,5 +140,22 @@ def _place(frames: traceback.StackSummary) -> str:
 
 
 def is_users(file: str) -> bool:
-    """Whether a file belongs to neither torch nor the profiler nor the platform."""
+    """Whether a file belongs to neither torch nor Python nor the profiler nor the platform."""
+    if file.startswith(_PYTHON):
+        return "site-packages" in file and not file.startswith(_TORCH)
     return not file.startswith((_TORCH, *_OWN, "<"))
+
+
+def refuse_repeated_randomness(frame: FrameType | None) -> None:
+    """
+    Raises:
+        TraceError: a forward pass is repeated within the backward pass; eagerly its dropout is that of the first time,
+            in a graph it would be drawn anew.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.endswith("/torch/utils/checkpoint.py"):
+            raise TraceError(
+                "torch.utils.checkpoint repeats a forward pass with random numbers, which a graph would draw anew; "
+                "trace the step without checkpointing"
+            )
+        frame = frame.f_back

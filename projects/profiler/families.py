@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from labtrail.config import load_config, text_of
-from labtrail.errors import ConfigError
+from labtrail.errors import ConfigError, LabtrailError
 from labtrail.example import Example
 from projects.profiler import compat
 from projects.profiler.tiny import tiny_example
@@ -113,11 +113,24 @@ def names() -> list[str]:
 
 
 def check(name: str, settings: Settings) -> None:
-    """
+    """Builds the model once, without memory where it is large.
+
     Raises:
-        ConfigError: no such model, or no such setting; lists what there is.
+        ConfigError: no such model, no such setting, or a value that makes no model.
     """
-    _builder(name, settings)
+    build = _builder(name, settings)
+    sizes = Sizes(2, 2, 224)
+    try:
+        if name in FAMILIES:
+            with torch.device("meta"):
+                build(sizes)
+        else:
+            build(sizes)
+    except LabtrailError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError([f"settings {dict(settings)} make no {name}: {reason}"]) from error
 
 
 def example(name: str, settings: Settings, sizes: Sizes) -> Example:
@@ -169,7 +182,7 @@ def _of_transformers(family: Family, settings: Settings) -> Callable[[Sizes], Ex
 
     config_class = getattr(transformers, family.config)
     known = config_class()
-    unknown = [key for key in settings if not hasattr(known, key)]
+    unknown = [key for key in settings if callable(getattr(known, key, callable))]
     if unknown:
         raise ConfigError([f"settings: {', '.join(unknown)}: no such value in transformers.{family.config}"])
     by_image = {"image_size"} if hasattr(known, "image_size") else set()

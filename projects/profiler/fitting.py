@@ -1,7 +1,9 @@
 """Whether a step fits into the memory there is: known before any of it is used."""
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import torch
@@ -12,17 +14,31 @@ from projects.profiler.swap import swappable
 from projects.profiler.tables import size
 from projects.profiler.trace import TracedStep
 
+_GROUP = Path("/sys/fs/cgroup")
+
 
 class MemoryLimitError(LabtrailError):
     """A step that needs more memory than there is."""
 
 
-def free_bytes(device: torch.device) -> int:
-    """What can still be allocated: on the GPU, or on this machine."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+def free_bytes(device: torch.device) -> float:
+    """What can still be allocated: on the GPU, cached blocks included, or on this machine within its control group."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    return min(psutil.virtual_memory().available, _left_in_group())
 
 
-def to_swap(traced: TracedStep, what: str, limit_bytes: float | None, free: int) -> list[Activation]:
+def _left_in_group() -> float:
+    """What the process's control group (a container, a batch job) still grants; infinity where it sets no limit."""
+    try:
+        most, used = ((_GROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return math.inf
+    return math.inf if most == "max" else int(most) - int(used)
+
+
+def to_swap(traced: TracedStep, what: str, limit_bytes: float | None, free: float) -> list[Activation]:
     """The activations to swap while the step is profiled: none if it fits, all that can be if it does not.
 
     Args:

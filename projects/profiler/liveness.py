@@ -93,7 +93,7 @@ class Activation:
         name: of the node that made it.
         bytes: its size.
         created: the node that made it.
-        last_forward_use: the last node of the forward pass that takes it.
+        last_forward_use: the last node that takes it before the backward pass does.
         first_backward_use, last_backward_use: of the backward pass.
     """
 
@@ -112,7 +112,8 @@ def activations(graph: StepGraph) -> list[Activation]:
     backward: dict[int, list[int]] = {}
     for node in graph.nodes:
         for storage in {storage for one in node.inputs for storage in graph.nodes[one].storages}:
-            if node.phase is Phase.FORWARD:
+            # Of several forward passes the one before the first backward pass counts.
+            if node.phase is Phase.FORWARD and storage not in backward:
                 forward[storage] = node.id
             elif node.phase is Phase.BACKWARD:
                 backward.setdefault(storage, []).append(node.id)

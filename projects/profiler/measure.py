@@ -25,6 +25,7 @@ from projects.profiler.clock import clock_of
 from projects.profiler.config import OptimizerName, ProfilerConfig
 from projects.profiler.families import Sizes
 from projects.profiler.fitting import free_bytes, out_of_memory_explained, to_swap
+from projects.profiler.liveness import liveness
 from projects.profiler.memory import held_by, peak_of
 from projects.profiler.profile import GraphProfiler, Profile
 from projects.profiler.report import write_report
@@ -67,7 +68,7 @@ class Result(NamedTuple):
 
 
 def measure(config: ProfilerConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
-    """One Record per batch size, with it as step; the last has the figures over all of them and the page."""
+    """One Record per batch size, with it as step; each brings the page and the figure over all of them up to date."""
     require_one_process(accelerator, NAME)
     given = config.bandwidth_gb_s
     bandwidth = Bandwidth(given * 1e9, given * 1e9) if given else measure_bandwidth(accelerator.device)
@@ -75,17 +76,23 @@ def measure(config: ProfilerConfig, accelerator: Accelerator, checkpoint: Checkp
     for batch_size in config.batch_sizes:
         result = _measured(config, batch_size, bandwidth, accelerator)
         results[batch_size] = result
-        _log.info("%s\n%s", _what(config, batch_size), summary(result.profile))
-        tables = _tables(result.profile)
-        files: dict[str, Any] = {f"batch_{batch_size}/{name}": file for name, file in tables.items()}
-        if batch_size == config.batch_sizes[-1]:
-            files |= tables | _figures(config, batch_size, result.profile) | _closing(config, results)
-        yield Record(batch_size, named("profile", {name: result.metrics[name] for name in _LOGGED}), files)
+        what = _described(config, batch_size, result.profile)
+        _log.info("%s\n%s", what, summary(result.profile))
+        own = _tables(result.profile) | _figures(config, what, result.profile)
+        if batch_size != config.batch_sizes[-1]:
+            own = {f"batch_{batch_size}/{name}": file for name, file in own.items()}
+        metrics = named("profile", {name: result.metrics[name] for name in _LOGGED})
+        yield Record(batch_size, metrics, own | _closing(config, results))
         gc.collect()
 
 
 def _what(config: ProfilerConfig, batch_size: int) -> str:
     return f"{config.model}, batch size {batch_size}"
+
+
+def _described(config: ProfilerConfig, batch_size: int, profile: Profile) -> str:
+    swapped = f", {len(profile.swapped)} activations swapped" if profile.swapped else ""
+    return f"{_what(config, batch_size)}{swapped}"
 
 
 def _measured(config: ProfilerConfig, batch_size: int, bandwidth: Bandwidth, accelerator: Accelerator) -> Result:
@@ -130,9 +137,9 @@ def _eager(step: TrainingStep, config: ProfilerConfig, device: torch.device) -> 
     for _ in range(config.iterations):
         step.take()
         moments.append(clock.now())
-    step.optimizer.zero_grad()
+    step.clear()
     peak = peak_of(step.take, held_by(step.tensors()), device)
-    step.optimizer.zero_grad()
+    step.clear()
     return {"step_time_s": float(np.median(np.diff(clock.seconds(moments)))), "peak_bytes_eager": float(peak)}
 
 
@@ -142,7 +149,7 @@ def _warm(traced: TracedStep, step: TrainingStep) -> dict[str, float]:
     for index in traced.trained:
         parameters[index].grad = torch.zeros_like(parameters[index])
     step.optimizer.step()
-    step.optimizer.zero_grad()
+    step.clear()
     return {}
 
 
@@ -153,6 +160,7 @@ def _metrics(profile: Profile, measured: int) -> dict[str, float]:
         "peak_bytes_predicted": float(profile.peak_bytes),
         "peak_bytes_measured": float(measured),
         "peak_bytes_storages": float(profile.held[graph.first_call :].max()),
+        "peak_bytes_unswapped": float(liveness(graph, profile.granularity).peak),
         "prediction_error": profile.peak_bytes / measured - 1,
         "graph_time_s": profile.graph_time_s,
         "nodes": float(len(graph.nodes) - graph.first_call),
@@ -171,9 +179,8 @@ def _tables(profile: Profile) -> dict[str, Any]:
     }
 
 
-def _figures(config: ProfilerConfig, batch_size: int, profile: Profile) -> dict[str, Any]:
-    """The figures of one batch size; the page shows every one."""
-    what, nodes, kept = _what(config, batch_size), profile.node_stats(), profile.activation_stats()
+def _figures(config: ProfilerConfig, what: str, profile: Profile) -> dict[str, Any]:
+    nodes, kept = profile.node_stats(), profile.activation_stats()
     graph = profile.traced.graph
     timeline = charts.memory_timeline(
         profile.parts, graph.phase_starts(), _limit(config), graph.first_call, f"Predicted memory, {what}"
@@ -198,9 +205,9 @@ def _closing(config: ProfilerConfig, results: Mapping[int, Result]) -> dict[str,
     shown = by_part(table).assign(label=[f"batch {one}" for one in results])
     about = f"{config.optimizer}, random weights, made-up data, precision {config.compute.precision}"
     lines = [
-        f"predicted peak {size(found['peak_bytes_predicted'])}, measured {size(found['peak_bytes_measured'])}, step "
-        f"{duration(found['step_time_s'])}"
-        for found in (result.metrics for result in results.values())
+        f"{_described(config, batch_size, profile)}: predicted peak {size(found['peak_bytes_predicted'])}, measured "
+        f"{size(found['peak_bytes_measured'])}, step {duration(found['step_time_s'])}"
+        for batch_size, (profile, found) in results.items()
     ]
     profiles = {batch_size: result.profile for batch_size, result in results.items()}
     return {

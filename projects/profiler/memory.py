@@ -5,6 +5,7 @@ cuts the stream of calls into pieces.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,52 +14,66 @@ import torch
 from torch import Tensor
 
 from projects.profiler.compat import MemoryEvent, memory_events, storage_key
+from projects.profiler.ir import StepGraph
 from projects.profiler.program import Program, Watcher
+from projects.profiler.trace import TracedStep
 
-_MARKER_BYTES = 7919
+# What the caching allocator of CUDA rounds up to.
+_CUDA_BLOCK = 512
+_FIRST_MARKER = 7919
+
+
+def granularity(device: torch.device) -> int:
+    """The unit in which a device's allocator gives memory, in bytes."""
+    return _CUDA_BLOCK if device.type == "cuda" else 1
 
 
 def held_by(tensors: Sequence[Tensor]) -> int:
-    """Bytes of the storages of some tensors, each once."""
-    return sum({storage_key(one): one.untyped_storage().nbytes() for one in tensors}.values())
+    """Bytes of the storages of some tensors, each once, as their allocator counts them."""
+    sizes = {storage_key(one): (one.untyped_storage().nbytes(), granularity(one.device)) for one in tensors}
+    return sum(-(-size // unit) * unit for size, unit in sizes.values())
 
 
-def mark() -> None:
-    """Leaves a marker among the CPU allocator's calls."""
-    torch.empty(_MARKER_BYTES, dtype=torch.uint8)
+def marker_bytes(graph: StepGraph) -> int:
+    """An odd size that no storage of a step has."""
+    taken = {one.bytes for one in graph.storages}
+    return next(size for size in itertools.count(_FIRST_MARKER, 2) if size not in taken)
 
 
-def _cut(_index: int, _values: list[Any]) -> None:
-    mark()
+def mark(marker: int) -> None:
+    """Leaves a marker of that many bytes among the CPU allocator's calls."""
+    torch.empty(marker, dtype=torch.uint8)
 
 
-# Before and after the values of a node's last uses are dropped.
-_MARKING = Watcher(executed=_cut, finished=_cut)
-
-
-def pieces(events: Sequence[MemoryEvent]) -> list[list[int]]:
+def pieces(events: Sequence[MemoryEvent], marker: int) -> list[list[int]]:
     """The bytes of allocator calls before each marker, negative where memory was freed."""
     found: list[list[int]] = [[]]
     for event in events:
-        if event.bytes == _MARKER_BYTES:
+        if event.bytes == marker:
             found.append([])
-        elif event.bytes != -_MARKER_BYTES:
+        elif event.bytes != -marker:
             found[-1].append(event.bytes)
     return found[:-1]
 
 
-def node_peaks(program: Program, inputs: Sequence[Tensor]) -> np.ndarray:
+def node_peaks(traced: TracedStep, program: Program, inputs: Sequence[Tensor]) -> np.ndarray:
     """The most bytes that were allocated while each node ran, the step's inputs included; int64 (nodes,).
 
     Unlike the bytes of storages it contains what operators allocate inside themselves. Runs one step.
     """
     if inputs[0].is_cuda:
         return _cuda_peaks(program, inputs)
-    events = memory_events(functools.partial(program.run, inputs, _MARKING))
+    marker = marker_bytes(traced.graph)
+
+    def cut(_index: int, _values: list[Any]) -> None:
+        mark(marker)
+
+    # Before and after the values of a node's last uses are dropped.
+    events = memory_events(functools.partial(program.run, inputs, Watcher(executed=cut, finished=cut)))
     found = np.full(program.nodes, held_by(inputs), np.int64)
     now = int(found[0])
-    cut = pieces(events)
-    for index, (running, dropping) in enumerate(zip(cut[::2], cut[1::2], strict=True), program.first):
+    parts = pieces(events, marker)
+    for index, (running, dropping) in enumerate(zip(parts[::2], parts[1::2], strict=True), program.first):
         after = now + np.cumsum([0, *running])
         found[index], now = after.max(), after[-1] + sum(dropping)
     return found
@@ -75,7 +90,7 @@ def _cuda_peaks(program: Program, inputs: Sequence[Tensor]) -> np.ndarray:
     def executed(index: int, _values: list[Any]) -> None:
         found[index] = torch.cuda.max_memory_allocated(device) - outside
 
-    program.run(inputs, Watcher(starting, executed))
+    program.run(inputs, Watcher(starting=starting, executed=executed))
     return found
 
 

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import Any, NamedTuple
 
+import torch
 from torch import fx, nn
 
 from projects.profiler import compat, failure
@@ -34,14 +35,13 @@ class Notes(compat.TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self._model = model
+        self._names = {id(module): name for name, module in model.named_modules()}
         self._modules: list[str] = [""]
         self._of_sequence: dict[int, str] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> "Notes":
-        for name, module in self._model.named_modules():
-            self._watch(name, module)
+        self._stack.enter_context(compat.module_hooks(self._enter, self._leave))
         super().__enter__()
         return self
 
@@ -49,17 +49,15 @@ class Notes(compat.TorchDispatchMode):
         super().__exit__(exc_type, exc_val, exc_tb)
         self._stack.close()
 
-    def _watch(self, name: str, module: nn.Module) -> None:
-        def enter(*_: Any) -> None:
-            self._modules.append(name)
+    def _enter(self, module: nn.Module) -> None:
+        self._modules.append(self._names.get(id(module), self._modules[-1]))
 
-        def leave(*_: Any) -> None:
-            self._modules.pop()
-
-        self._stack.callback(module.register_forward_pre_hook(enter).remove)
-        self._stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+    def _leave(self, _module: nn.Module) -> None:
+        self._modules.pop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if compat.in_backward() and torch.Tag.nondeterministic_seeded in func.tags:
+            failure.refuse_repeated_randomness(sys._getframe(1))
         note = self._note()
         found = func(*args, **(kwargs or {}))
         for node in compat.fresh_nodes(_NOTE):
@@ -70,10 +68,12 @@ class Notes(compat.TorchDispatchMode):
         number = compat.sequence_number()
         if compat.in_backward():
             return Note(True, self._of_sequence.get(number, ""), "")
-        module = self._modules[-1]
+        module, frame = self._modules[-1], sys._getframe(2)
+        if compat.begins_backward(frame):
+            return Note(True, "", "")
         # Operators without a backward node come with the number of the one before.
         self._of_sequence.setdefault(number, module)
-        return Note(False, module, _source(sys._getframe(2)))
+        return Note(False, module, _source(frame))
 
 
 def _source(frame: FrameType | None) -> str:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from projects.profiler.clock import Stopwatch, clock_of
 from projects.profiler.liveness import Activation, activations, breakdown, held_with_swapping, liveness
-from projects.profiler.memory import held_by, node_peaks, peak_of
+from projects.profiler.memory import granularity, held_by, node_peaks, peak_of
 from projects.profiler.program import Program, Watcher
 from projects.profiler.recompute import recomputations
 from projects.profiler.step import TrainingStep
@@ -20,8 +20,8 @@ from projects.profiler.swap import Bandwidth, Swapper, shelf_of
 from projects.profiler.trace import TracedStep
 from projects.profiler.workspace import workspaces
 
-# What the caching allocator of CUDA rounds up to.
-_CUDA_BLOCK = 512
+# No clock tells less apart; what takes no measurable time is not free.
+_TICK_S = 1e-9
 
 
 class GraphProfiler:
@@ -56,7 +56,7 @@ class GraphProfiler:
 
     def measure_memory(self) -> None:
         """The most bytes allocated at each node, in one step more; not where the step only runs swapped."""
-        self._peaks = None if self.swapped else node_peaks(self._program, self._inputs())
+        self._peaks = None if self.swapped else node_peaks(self.traced, self._program, self._inputs())
 
     def reset(self) -> None:
         """Forgets all measurements."""
@@ -72,10 +72,11 @@ class GraphProfiler:
             raise ValueError("nothing has been measured: call run() first")
         first = self._program.first
         times = np.concatenate([np.zeros(first), np.median(np.stack(self._times), axis=0)])
-        granularity = _CUDA_BLOCK if self._device.type == "cuda" else 1
         whole = float(np.median([one.sum() for one in self._times]))
         needed = workspaces(self.traced)
-        return Profile(self.traced, granularity, times, whole, needed, self._peaks, bandwidth, tuple(self.swapped))
+        return Profile(
+            self.traced, granularity(self._device), times, whole, needed, self._peaks, bandwidth, tuple(self.swapped)
+        )
 
     def measured_peak(self) -> int:
         """The most bytes allocated in one step, the step's tensors included; with swapping where it is profiled so."""
@@ -85,7 +86,7 @@ class GraphProfiler:
             return peak_of(lambda: self._program.run(inputs, watcher), held_by(inputs), self._device)
 
     def _inputs(self) -> list[torch.Tensor]:
-        self._step.optimizer.zero_grad()
+        self._step.clear()
         return self.traced.inputs(self._step)
 
     def _timed_once(self) -> np.ndarray:
@@ -214,7 +215,7 @@ class Profile:
                     "swap_time_s": self.bandwidth.seconds(one.bytes),
                     "recomp_time_s": seconds,
                     "recomp_memory_bytes": again.memory_bytes,
-                    "recompute_ratio": one.bytes / seconds if seconds > 0 else 0.0,
+                    "recompute_ratio": one.bytes / max(seconds, _TICK_S),
                     "created_rank": one.created,
                     "last_forward_rank": one.last_forward_use,
                     "first_backward_rank": one.first_backward_use,

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from projects.profiler.assemble import Call, Ref
@@ -18,11 +17,13 @@ class Watcher(NamedTuple):
     """Looks on while a program runs, with a node's id and the values by id; what is None costs nothing.
 
     Attributes:
+        begun: before the first node, when everything is in place.
         starting: before a node runs.
         executed: when its value is there, and all others still are.
         finished: when the values whose last use it was have been dropped.
     """
 
+    begun: Callable[[], None] | None = None
     starting: Look | None = None
     executed: Look | None = None
     finished: Look | None = None
@@ -96,6 +97,9 @@ class Program:
     def run(self, inputs: Sequence[Tensor], watcher: Watcher = _NOBODY) -> list[Tensor]:
         """One step; parameters, buffers and optimizer state are changed in place, as by the step itself.
 
+        Gradient mode stays on, since some operators do other work without it; nothing is recorded, for no input
+        requires a gradient.
+
         Args:
             inputs: the values of the placeholders, as ``TracedStep.inputs`` gives them.
             watcher: looks on.
@@ -104,18 +108,19 @@ class Program:
             The loss and the gradients of the trained parameters.
         """
         values: list[Any] = [*inputs, *[None] * (self.nodes - len(inputs)), *self._constants]
-        starting, executed, finished = watcher
-        with torch.no_grad():
-            for index, (function, arguments, dropped) in enumerate(self._instructions, self.first):
-                if starting is not None:
-                    starting(index, values)
-                values[index] = function(*arguments(values))
-                if executed is not None:
-                    executed(index, values)
-                for one in dropped:
-                    values[one] = None
-                if finished is not None:
-                    finished(index, values)
+        begun, starting, executed, finished = watcher
+        if begun is not None:
+            begun()
+        for index, (function, arguments, dropped) in enumerate(self._instructions, self.first):
+            if starting is not None:
+                starting(index, values)
+            values[index] = function(*arguments(values))
+            if executed is not None:
+                executed(index, values)
+            for one in dropped:
+                values[one] = None
+            if finished is not None:
+                finished(index, values)
         return [values[one] for one in self._outputs]
 
 

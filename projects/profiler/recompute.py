@@ -1,7 +1,8 @@
 """What it would take to compute an activation again instead of keeping it (mu-TWO, MLSys 2023).
 
-Available for that are the step's inputs and all other activations; everything between is computed anew. Random
-operators are counted like others: to repeat them, their generator has to be replayed.
+Available for that are the step's inputs and all other activations, unless they were changed in place after they were
+read; everything between is computed anew. Random operators are counted like others: to repeat them, their generator has
+to be replayed.
 """
 
 from collections.abc import Sequence
@@ -48,26 +49,23 @@ def _recomputation(graph: StepGraph, activation: Activation, writers: dict[int, 
     waiting = [activation.created, *writers.get(activation.storage, ())]
     while waiting:
         index = waiting.pop()
-        if index in chosen:
+        if index in chosen or graph.nodes[index].is_placeholder:
             continue
         chosen.add(index)
         for one in graph.nodes[index].inputs:
-            if not _available(graph, one, activation.storage):
-                waiting += [
-                    one,
-                    *(late for own in graph.nodes[one].storages for late in writers.get(own, ()) if late < index),
-                ]
+            own = graph.nodes[one].storages
+            changes = [late for storage in own for late in writers.get(storage, ())]
+            if activation.storage in own or not _available(graph, one) or max(changes, default=0) > index:
+                waiting += [one, *(late for late in changes if late < index)]
     nodes = tuple(sorted(chosen))
     return Recomputation(nodes, any(graph.nodes[one].random for one in nodes), _most_held(graph, nodes, activation))
 
 
-def _available(graph: StepGraph, index: int, wanted: int) -> bool:
-    """Whether a value can be had without computing it: from outside, or in another activation."""
+def _available(graph: StepGraph, index: int) -> bool:
+    """Whether a value can be had without computing it: from outside, or in an activation."""
     node = graph.nodes[index]
-    if node.is_placeholder:
-        return True
-    roles = {graph.storages[one].role for one in node.storages if one != wanted}
-    return wanted not in node.storages and bool(roles) and roles <= _THERE
+    roles = {graph.storages[one].role for one in node.storages}
+    return node.is_placeholder or (bool(roles) and roles <= _THERE)
 
 
 _THERE = {Role.PARAMETER, Role.BUFFER, Role.OPTIMIZER_STATE, Role.INPUT, Role.ACTIVATION}

@@ -8,7 +8,7 @@ let steps = [];
 const COLUMNS = {
   nodes: ["id", "op", "phase", "role", "run_time_s", "peak_memory_bytes", "created_bytes", "workspace_bytes", "module", "source"],
   activations: ["name", "memory_bytes", "inactive_time_s", "swap_time_s", "recomp_time_s", "recomp_memory_bytes",
-    "created_rank", "last_forward_rank", "first_backward_rank", "module"],
+    "random", "created_rank", "last_forward_rank", "first_backward_rank", "module"],
   modules: ["module", "activation_bytes", "run_time_s", "nodes"],
 };
 
@@ -63,7 +63,7 @@ function frame() {
   const canvas = byId("timeline");
   const width = canvas.clientWidth - MARGIN.left - MARGIN.right;
   const height = canvas.clientHeight - MARGIN.top - MARGIN.bottom;
-  const most = Math.max(...totals(), facts.limit_bytes || 0) * 1.06;
+  const most = totals().reduce((a, b) => Math.max(a, b), facts.limit_bytes || 0) * 1.06;
   const x = (rank) => MARGIN.left + ((rank - state.low) / Math.max(1, state.high - state.low)) * width;
   const y = (bytes) => MARGIN.top + height * (1 - bytes / most);
   return { canvas, width, height, most, x, y };
@@ -143,7 +143,7 @@ function read() {
   byId("reading").textContent =
     `node ${row.id}: ${row.op}, ${row.phase}${row.module ? `, ${row.module}` : ""}${row.source ? `, ${row.source}` : ""}\n` +
     `${size(totals()[state.node])} = ${parts.join(" + ")}\n` +
-    `runs ${duration(row.run_time_s)}, makes ${size(row.created_bytes)}, measured peak ${size(row.peak_memory_bytes)}`;
+    `runs ${duration(row.run_time_s)}, makes ${size(row.created_bytes)}, ${current().measured ? "measured" : "predicted"} peak ${size(row.peak_memory_bytes)}`;
 }
 
 function table() {
@@ -219,7 +219,7 @@ function choose(index) {
   whole();
   state.node = peak();
   const own = current();
-  byId("facts").textContent = `${facts.about}; batch size ${facts.batch_sizes[index]}: ${own.summary}`;
+  byId("facts").textContent = `${facts.about}; ${own.summary}`;
   draw();
   table();
 }
@@ -248,6 +248,7 @@ function listen() {
     if (dragged && Math.abs(to - from) > 2) [state.low, state.high] = [Math.min(from, to), Math.max(from, to)];
     go(to);
   });
+  canvas.addEventListener("pointercancel", () => { state.drag = null; draw(); });
   canvas.addEventListener("dblclick", () => { whole(); draw(); });
   canvas.addEventListener("keydown", (event) => {
     const step = event.shiftKey ? 50 : 1;

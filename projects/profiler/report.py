@@ -17,8 +17,8 @@ _NODES = (
     "source",
 )  # fmt: skip
 _ACTIVATIONS = (
-    "name", "memory_bytes", "inactive_time_s", "swap_time_s", "recomp_time_s", "recomp_memory_bytes", "created_rank",
-    "last_forward_rank", "first_backward_rank", "module",
+    "name", "memory_bytes", "inactive_time_s", "swap_time_s", "recomp_time_s", "recomp_memory_bytes", "random",
+    "created_rank", "last_forward_rank", "first_backward_rank", "module",
 )  # fmt: skip
 
 
@@ -48,6 +48,7 @@ def write_report(
 def _step(profile: Profile, summary: str) -> dict[str, Any]:
     return {
         "summary": summary,
+        "measured": profile.peaks is not None,
         "first": profile.traced.graph.first_call,
         "starts": {phase.value: rank for phase, rank in profile.traced.graph.phase_starts().items()},
         "parts": {name: held.tolist() for name, held in profile.parts.items()},

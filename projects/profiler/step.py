@@ -47,13 +47,32 @@ class TrainingStep:
 
     def optimizer_state(self) -> list[Tensor]:
         """The tensors of the optimizer's state, in the order of parameters and of names."""
-        state = self.optimizer.state
+        return [value for _, value in self._state() if isinstance(value, Tensor)]
+
+    def optimizer_numbers(self) -> list[Any]:
+        """What else is in that state, in the same order."""
+        return [value for _, value in self._state() if not isinstance(value, Tensor)]
+
+    def _state(self) -> list[tuple[str, Any]]:
+        known = {id(one): name for name, one in self.model.named_parameters()}
         return [
-            value
+            (f"{name} of {known.get(id(parameter), 'a parameter')} in the optimizer", value)
             for parameter in self.parameters()
-            for _, value in sorted(state.get(parameter, {}).items())
-            if isinstance(value, Tensor)
+            for name, value in sorted(self.optimizer.state.get(parameter, {}).items())
         ]
+
+    def names(self) -> list[str]:
+        """Of ``tensors()``, for messages."""
+        known = {id(one): f"parameter {name}" for name, one in self.model.named_parameters()}
+        known |= {id(one): f"buffer {name}" for name, one in self.model.named_buffers()}
+        own = [known.get(id(one), "a parameter of the optimizer") for one in [*self.parameters(), *self.buffers()]]
+        state = [name for name, value in self._state() if isinstance(value, Tensor)]
+        return [*own, *state, *(f"tensor {index} of the batch" for index in range(len(leaves(self.batch))))]
+
+    def clear(self) -> None:
+        """Sets all gradients to None."""
+        for one in self.parameters():
+            one.grad = None
 
     def tensors(self) -> list[Tensor]:
         """Everything that a step reads from outside: parameters, buffers, optimizer state, batch."""

@@ -124,10 +124,12 @@ class _Away(NamedTuple):
     """A tensor whose storage has left.
 
     Attributes:
-        dtype, shape, stride, offset: of the tensor in its storage.
+        dtype, device: of the tensor.
+        shape, stride, offset: of it in its storage.
     """
 
     dtype: torch.dtype
+    device: torch.device
     shape: torch.Size
     stride: tuple[int, ...]
     offset: int
@@ -142,7 +144,7 @@ class Swapper:
 
     def __init__(self, graph: StepGraph, swapped: Sequence[Activation], shelf: Shelf, clock: Clock) -> None:
         self._shelf, self._clock = shelf, clock
-        self._moments: list[Any] = [clock.now()]
+        self._moments: list[Any] = []
         self._waiting = _waiting_values(graph, swapped)
         self._away: dict[int, _Away] = {}
         self._leaving: dict[int, list[Activation]] = {}
@@ -150,17 +152,19 @@ class Swapper:
         for one in swapped:
             self._leaving.setdefault(one.last_forward_use, []).append(one)
             self._coming.setdefault(one.first_backward_use, []).append(one)
-        self._device: torch.device | None = None
         self.watcher = Watcher(starting=self._starting, finished=self._finished)
 
     def _starting(self, index: int, values: list[Any]) -> None:
         """Brings back what the node needs."""
         for one in self._coming.get(index, ()):
-            content = torch.empty(one.bytes, dtype=torch.uint8, device=self._device)
+            ids = [own for own in self._waiting[one.storage] if own in self._away]
+            if not ids:
+                continue
+            content = torch.empty(one.bytes, dtype=torch.uint8, device=self._away[ids[0]].device)
             self._shelf.take(one.storage, content)
-            for own in self._waiting[one.storage]:
+            for own in ids:
                 like = self._away.pop(own)
-                empty = torch.empty(0, dtype=like.dtype, device=self._device)
+                empty = torch.empty(0, dtype=like.dtype, device=like.device)
                 values[own] = empty.set_(content.untyped_storage(), like.offset, like.shape, like.stride)
         self._moments.append(self._clock.now())
 
@@ -169,16 +173,19 @@ class Swapper:
         self._moments.append(self._clock.now())
         for one in self._leaving.get(index, ()):
             ids = self._waiting[one.storage]
-            self._device = values[ids[0]].device
+            if any(values[own].is_conj() or values[own].is_neg() for own in ids):
+                # Such a view is more than a place in a storage: it stays.
+                continue
             self._shelf.put(one.storage, compat.bytes_of(values[ids[0]]))
             for own in ids:
                 value = values[own]
-                self._away[own] = _Away(value.dtype, value.shape, value.stride(), value.storage_offset())
+                place = (value.shape, value.stride(), value.storage_offset())
+                self._away[own] = _Away(value.dtype, value.device, *place)
                 values[own] = None
 
     def times(self) -> np.ndarray:
         """Seconds of each computed node without the transfers, float64."""
-        return np.diff(self._clock.seconds(self._moments))[1::2]
+        return np.diff(self._clock.seconds(self._moments))[::2]
 
 
 def swappable(graph: StepGraph, activations: Sequence[Activation]) -> list[Activation]:

@@ -1,5 +1,6 @@
 """From a training step to one graph of operators, traced on fake tensors: no memory, no arithmetic."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,15 @@ from torch import Tensor
 
 from projects.profiler import compat, failure
 from projects.profiler.assemble import Call, assemble
+from projects.profiler.guards import (
+    Numbers,
+    check_gradients,
+    check_numbers,
+    check_settings,
+    check_stays,
+    numbers_of,
+    places_of,
+)
 from projects.profiler.ir import Role, StepGraph
 from projects.profiler.notes import Notes
 from projects.profiler.step import TraceError, TrainingStep
@@ -23,7 +33,7 @@ class TracedStep:
             constants.
         constants: the tensors behind the last placeholders, which tracing found inside the step.
         trained: indices into the parameters of those that get a gradient.
-        settings: of the optimizer; its learning rate and the like are part of the graph.
+        numbers: what is part of the graph and no tensor: the optimizer's learning rate and the like.
     """
 
     graph: StepGraph
@@ -31,21 +41,16 @@ class TracedStep:
     fakes: tuple[Any, ...]
     constants: tuple[Tensor, ...]
     trained: tuple[int, ...]
-    settings: tuple[dict[str, Any], ...]
+    numbers: Numbers
 
     def inputs(self, step: TrainingStep) -> list[Tensor]:
         """The values of the placeholders: a step's tensors, if they are like those that were traced.
 
         Raises:
-            TraceError: another number of tensors, another shape, type or device, or other optimizer settings.
+            TraceError: another number of tensors, another shape, type or device, or another number in the optimizer or
+                the batch.
         """
-        for traced, now in zip(self.settings, _settings(step), strict=True):
-            for name, value in now.items():
-                if value != traced[name]:
-                    raise TraceError(
-                        f"the optimizer's {name} was {traced[name]} when the step was traced and is {value} now; trace "
-                        "it again"
-                    )
+        check_numbers(self.numbers, numbers_of(step))
         given = [*step.tensors(), *self.constants]
         placeholders = self.fakes[: self.graph.first_call]
         if len(given) != len(placeholders):
@@ -58,12 +63,8 @@ class TracedStep:
                 raise TraceError(
                     f"tensor {index} of the step: traced as {_described(fake)}, given {_described(one)}; trace it again"
                 )
-        return given
-
-
-def _settings(step: TrainingStep) -> tuple[dict[str, Any], ...]:
-    groups = step.optimizer.param_groups
-    return tuple({name: value for name, value in group.items() if name != "params"} for group in groups)
+        # Detached they share memory, and autograd has nothing to record.
+        return [one.detach() for one in given]
 
 
 def _described(tensor: Tensor) -> str:
@@ -71,9 +72,10 @@ def _described(tensor: Tensor) -> str:
 
 
 def trace(step: TrainingStep) -> TracedStep:
-    """The graph of one update; neither the step's model nor its optimizer is touched.
+    """The graph of one update.
 
-    An optimizer that has not stepped yet is traced as it is from its second step on.
+    A step on real tensors is copied first and stays as it is; one on fake tensors is used up. An optimizer that has
+    not stepped yet is traced as it is from its second step on.
 
     Args:
         step: real or fake; with fake tensors nothing of its size is ever allocated.
@@ -82,25 +84,50 @@ def trace(step: TrainingStep) -> TracedStep:
         TraceError: the step cannot be one graph; names the line and the remedy.
     """
     mode, copied = _fake(step)
+    check_settings(copied)
     _warm(copied, mode)
-    tensors = copied.tensors()
-    compat.forget_numbers(tensors)
-    roles = _roles(copied)
-    notes = Notes(copied.model)
+    before, numbers = places_of(copied), numbers_of(copied)
+    compat.forget_numbers(before.tensors)
     trained: list[int] = []
 
     def traced(*_tensors: Tensor) -> list[Tensor]:
-        with notes:
-            loss = copied.take()
-        gradients = copied.gradients()
+        with Notes(copied.model):
+            loss, gradients = _take(copied)
         trained.extend(index for index, one in enumerate(gradients) if one is not None)
         return [loss, *(one for one in gradients if one is not None)]
 
     with failure.explained():
-        calls = compat.trace_calls(traced, tensors, mode)
-    if not trained:
-        raise TraceError("no parameter has a gradient after the step; does it call backward()?")
-    return TracedStep(*assemble(calls, roles), tuple(trained), _settings(step))
+        calls = compat.trace_calls(traced, before.tensors, mode)
+        check_gradients(copied)
+        check_stays(before, numbers, copied)
+        if not trained:
+            raise TraceError("no parameter has a gradient when the step ends; does it call backward()?")
+        _check_constants(calls.constants)
+        return TracedStep(*assemble(calls, _roles(copied)), tuple(trained), numbers)
+
+
+def _take(step: TrainingStep) -> tuple[Tensor, list[Tensor | None]]:
+    """(loss, gradients as the optimizer finds them, or as they are in the end if it takes none)."""
+    found: list[list[Tensor | None]] = []
+    handle = step.optimizer.register_step_pre_hook(lambda *_: found.append(step.gradients()))
+    try:
+        loss = step.take()
+    finally:
+        handle.remove()
+    if not isinstance(loss, Tensor):
+        raise TraceError(f"the step returns a {type(loss).__name__}; it has to return its loss, a tensor")
+    return loss, found[-1] if found else step.gradients()
+
+
+def _check_constants(constants: Mapping[str, Any]) -> None:
+    """Everything a step meets has to be known before: a fake tensor among the constants belongs to nobody."""
+    for value in constants.values():
+        if isinstance(value, Tensor) and compat.is_fake(value):
+            raise TraceError(
+                f"a tensor {tuple(value.shape)} takes part that is no parameter, no buffer, no state of the optimizer "
+                "and not in the batch (an attribute of a module? a batch of a class of its own?); register it as a "
+                "buffer, or hand the batch over as a dict or tuple of tensors"
+            )
 
 
 def _fake(step: TrainingStep) -> tuple[Any, TrainingStep]:
@@ -113,9 +140,12 @@ def _fake(step: TrainingStep) -> tuple[Any, TrainingStep]:
     else:
         mode = compat.fake_mode()
         with failure.explained():
-            model, optimizer, batch = compat.fake_copy((step.model, step.optimizer, step.batch), mode)
+            # An optimizer leaves attributes of its own out when it is copied.
+            own = {name: value for name, value in vars(step.optimizer).items() if not name.startswith("_")}
+            model, optimizer, batch, own = compat.fake_copy((step.model, step.optimizer, step.batch, own), mode)
+            vars(optimizer).update(own)
         copied = TrainingStep(model, optimizer, batch, step.run)
-    copied.optimizer.zero_grad()
+    copied.clear()
     return mode, copied
 
 
@@ -125,7 +155,8 @@ def _warm(step: TrainingStep, mode: Any) -> None:
         return
     with mode, failure.explained():
         step.take()
-        step.optimizer.zero_grad()
+    check_gradients(step)
+    step.clear()
 
 
 def _roles(step: TrainingStep) -> list[Role]:

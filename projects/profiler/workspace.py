@@ -13,14 +13,15 @@ from torch import Tensor
 from projects.profiler import compat
 from projects.profiler.assemble import Call, Ref
 from projects.profiler.ir import Node, Phase
-from projects.profiler.memory import mark, peak_of, pieces
+from projects.profiler.memory import mark, marker_bytes, peak_of, pieces
 from projects.profiler.trace import TracedStep
 
 
 def workspaces(traced: TracedStep) -> np.ndarray:
     """Bytes that each node needs beside its inputs and outputs, int64 (nodes,).
 
-    The optimizer's are taken to need none: their inputs are the whole model. The random state is left as it was.
+    The optimizer's are taken to need none: their inputs are the whole model; so are calls that refuse made-up inputs.
+    The random state is left as it was.
     """
     found = np.zeros(len(traced.graph.nodes), np.int64)
     alike: dict[Hashable, list[int]] = {}
@@ -39,6 +40,9 @@ def workspaces(traced: TracedStep) -> np.ndarray:
 def _computes(node: Node, traced: TracedStep) -> bool:
     """Whether it is an operator of forward or backward pass that is no view."""
     if node.phase is Phase.OPTIMIZER or not isinstance(traced.calls[node.id].target, torch._ops.OpOverload):
+        return False
+    # On a GPU fused attention hands seeds to its backward pass that cannot be made up.
+    if "attention_backward" in node.op and "cpu" not in node.op:
         return False
     read = {storage for one in node.inputs for storage in traced.graph.nodes[one].storages}
     return bool(node.writes) or not set(node.storages) <= read
@@ -63,16 +67,18 @@ def _measure(traced: TracedStep, chosen: list[int]) -> list[int]:
     if device.type == "cuda":
         return [_on_cuda(traced, index, device) for index in chosen]
 
+    marker = marker_bytes(traced.graph)
+
     def run() -> None:
         for index in chosen:
             arguments = _arguments(traced, index)
-            mark()
+            mark(marker)
             result = _called(traced.calls[index], arguments)
-            mark()
+            mark(marker)
             del result, arguments
 
     # Every second piece is one call; the others are the making of arguments.
-    return [_beyond(changes) for changes in pieces(compat.memory_events(run))[1::2]]
+    return [_beyond(changes) for changes in pieces(compat.memory_events(run), marker)[1::2]]
 
 
 def _beyond(changes: list[int]) -> int:
@@ -107,4 +113,8 @@ def _called(call: Call, arguments: dict[int, Any]) -> Any:
             return [given(one) for one in value]
         return value
 
-    return call.target(*given(call.args), **{key: given(one) for key, one in call.kwargs.items()})
+    try:
+        return call.target(*given(call.args), **{key: given(one) for key, one in call.kwargs.items()})
+    except RuntimeError:
+        # Zeros are no probabilities, for example.
+        return None

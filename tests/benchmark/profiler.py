@@ -1,8 +1,10 @@
 """The graph profiler: what watching a node costs, beside torch.profiler, and how long tracing takes."""
 
 import functools
+import os
 import statistics
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,6 +28,8 @@ _NARROW = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2,
 
 def rows() -> Iterator[Row]:
     """BERT-base's graph with narrow layers, and bert-large on paper."""
+    # Kineto would tell that it starts and stops.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     yield from _overhead()
     yield _running()
     yield _tracing()
@@ -45,7 +49,7 @@ def generated(traced: TracedStep) -> Callable[..., object]:
     graph = fx.Graph()
     values: list[fx.Node] = []
 
-    def given(value: object) -> object:
+    def given(value: Any) -> Any:
         if isinstance(value, Ref):
             return values[value.id]
         return [given(one) for one in value] if isinstance(value, list | tuple) else value

@@ -92,7 +92,7 @@ def test_tables_sort_and_filter_and_lead_to_nodes(page, profiles: dict[int, Prof
     assert page.locator("#count").inner_text() == f"{len(profiles[4].activations)} activations"
     page.get_by_role("button", name="created rank").click()
     page.get_by_role("button", name="created rank").click()
-    ranks = [int(text) for text in page.locator("#body tr td:nth-child(7)").all_inner_texts()]
+    ranks = [int(text) for text in page.locator("#body tr td:nth-child(8)").all_inner_texts()]
     assert ranks == sorted(ranks)
     page.select_option("#which", "modules")
     assert rows.count() > 3

@@ -8,10 +8,11 @@ from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
 
 from projects.profiler.families import names
+from projects.profiler.liveness import activations
 from projects.profiler.program import Program
 from projects.profiler.step import TrainingStep
 from projects.profiler.trace import trace
-from tests.unit.profiler.steps import MINIATURES, MakeOptimizer, RandomModel, miniature, random_step, twin
+from tests.unit.profiler.steps import MINIATURES, MakeOptimizer, RandomModel, miniature, random_step, step_of, twin
 
 STEPS = 5
 
@@ -107,6 +108,47 @@ def test_autocast_and_clipping(precision: torch.dtype) -> None:
 @given(st.lists(st.integers(0, RandomModel.KINDS - 1), min_size=1, max_size=10))
 def test_random_models(choices: list[int]) -> None:
     assert_same_steps(random_step(choices))
+
+
+class Recurrent(nn.Module):
+    """An LSTM or a GRU over a sequence."""
+
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], layers: int) -> None:
+        super().__init__()
+        self.body = kind(4, 8, layers, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)[0].square().mean()
+
+
+@pytest.mark.parametrize(("kind", "layers"), [(nn.LSTM, 1), (nn.LSTM, 2), (nn.GRU, 1)])
+def test_recurrent(kind: type[nn.LSTM] | type[nn.GRU], layers: int) -> None:
+    torch.manual_seed(0)
+    assert_same_steps(step_of(Recurrent(kind, layers), torch.randn(3, 5, 4), lambda model, x: model(x)))
+
+
+@pytest.mark.parametrize("encoder", ["lstm", "transformer"])
+def test_other_encoders_of_pamap2(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MINIATURES, "pamap2", {"model": {"width": 8, "encoder": encoder}, "split": {"window": 64}})
+    assert_same_steps(miniature("pamap2"))
+
+
+def test_two_backward_passes() -> None:
+    plain = miniature("tiny")
+
+    def run(model: nn.Module, optimizer: Optimizer, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = model(batch[0])
+        nn.functional.cross_entropy(logits, batch[1]).backward(retain_graph=True)
+        loss = logits.square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    step = TrainingStep(plain.model, plain.optimizer, plain.batch, run)
+    assert_same_steps(step)
+    for one in activations(trace(step).graph):
+        assert one.created <= one.last_forward_use < one.first_backward_use <= one.last_backward_use
 
 
 def test_accumulated_passes() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from projects.profiler.accountant import Accountant
-from projects.profiler.families import FAMILIES, Sizes, example, names
+from projects.profiler.families import Sizes, example, names
 from projects.profiler.liveness import liveness
 from projects.profiler.profile import GraphProfiler
 from projects.profiler.program import Program
@@ -43,7 +43,7 @@ def test_prediction(name: str) -> None:
     assert abs(profile.peak_bytes / measured - 1) <= 0.001
     assert profile.peaks is not None
     assert profile.peaks.max() == measured
-    if name in FAMILIES and "_images" not in FAMILIES[name].batch.__name__:
+    if name in ("bert-base", "bert-large", "gpt2", "llama-small", "t5-small", "vit-base", "swin-tiny"):
         assert abs(profile.held.max() / measured - 1) <= 0.001
 
     program, inputs = Program(traced), traced.inputs(step)

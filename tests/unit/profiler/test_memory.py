@@ -22,7 +22,7 @@ from projects.profiler.liveness import (
     liveness,
 )
 from projects.profiler.memory import held_by, node_peaks, peak_of, pieces
-from projects.profiler.program import Program, Watcher
+from projects.profiler.program import Program
 from projects.profiler.step import TrainingStep
 from projects.profiler.swap import Files, Swapper, swappable
 from projects.profiler.trace import TracedStep, trace
@@ -65,7 +65,7 @@ def test_prediction_equals_the_allocator_at_every_node(name: str) -> None:
     traced, program, inputs = ready(miniature(name))
     predicted = liveness(traced.graph).held() + workspaces(traced)
     program.run(inputs)
-    measured = node_peaks(program, inputs)
+    measured = node_peaks(traced, program, inputs)
     peak = measured[program.first :].max()
     whole = peak_of(lambda: program.run(inputs), held_by(inputs), CPU)
     assert whole == peak
@@ -146,7 +146,7 @@ def test_swapping_changes_memory_and_nothing_else(name: str) -> None:
     torch.manual_seed(3)
     with closing(Files()) as shelf:
         swapper = Swapper(traced.graph, chosen, shelf, CpuClock())
-        found = program.run(inputs, Watcher(swapper.watcher.starting, count, swapper.watcher.finished))
+        found = program.run(inputs, swapper.watcher._replace(executed=count))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(inputs, updated, strict=True))
     static = held_with_swapping(liveness(traced.graph), chosen)
@@ -157,7 +157,7 @@ def test_swapping_changes_memory_and_nothing_else(name: str) -> None:
 
 def test_markers_cut_the_calls_of_the_allocator() -> None:
     events = [compat.MemoryEvent(at, size) for at, size in enumerate([8, -8, 7919, -7919, 16, 7919, -7919, 4])]
-    assert pieces(events) == [[8, -8], [16]]
+    assert pieces(events, 7919) == [[8, -8], [16]]
 
 
 def test_workspaces_leave_the_random_state_alone() -> None:

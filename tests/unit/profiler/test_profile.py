@@ -22,14 +22,25 @@ from projects.profiler.report import write_report
 from projects.profiler.swap import Bandwidth, measure_bandwidth, swappable
 from projects.profiler.tables import duration, size, summary
 from projects.profiler.trace import trace
-from tests.unit.profiler.steps import miniature
+from projects.profiler.workspace import workspaces
+from tests.unit.profiler.steps import miniature, step_of
 
 F, B, O = Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER  # noqa: E741
 BANDWIDTH = Bandwidth(100.0, 50.0)
 
 
-def graph_of(rows: Sequence[tuple[str, Phase, tuple[int, ...], tuple[int, ...]]], storages: Sequence[tuple[int, int, Role]],
-             outputs: tuple[int, ...], writes: dict[int, tuple[int, ...]] | None = None, random: tuple[int, ...] = ()) -> StepGraph:  # fmt: skip
+Row = tuple[str, Phase, tuple[int, ...], tuple[int, ...]]
+Kept = tuple[int, int, Role]
+
+
+def graph_of(
+    rows: Sequence[Row],
+    storages: Sequence[Kept],
+    outputs: tuple[int, ...],
+    writes: dict[int, tuple[int, ...]] | None = None,
+    random: tuple[int, ...] = (),
+) -> StepGraph:
+    """Rows are (operator, phase, inputs, storages of the value); storages are (bytes, creator, role)."""
     nodes = tuple(
         Node(index, f"n{index}", op, phase, storages[own[0]][2] if own else Role.OTHER, inputs, own,
              (writes or {}).get(index, ()), index in random, False, "", "")
@@ -120,6 +131,35 @@ def test_recomputation_repeats_changes_in_place_and_tells_of_randomness() -> Non
     assert mask.memory_bytes == 8
     assert product.nodes == (3,)
     assert not product.random
+
+
+def test_recomputation_does_not_start_from_what_was_overwritten() -> None:
+    # y is read by z before it is changed in place: z cannot be had from y as it is in the end.
+    graph = graph_of(
+        [
+            ("placeholder", F, (), (0,)),
+            ("addmm", F, (0,), (1,)),
+            ("tanh", F, (1,), (2,)),
+            ("relu_", F, (1,), (1,)),
+            ("backward", B, (2, 3), (3,)),
+        ],
+        [(8, 0, Role.INPUT), (8, 1, Role.ACTIVATION), (8, 2, Role.ACTIVATION), (8, 4, Role.GRADIENT)],
+        outputs=(4,), writes={3: (1,)},
+    )  # fmt: skip
+    overwritten, product = recomputations(graph, activations(graph))
+    assert overwritten.nodes == (1, 3)
+    assert product.nodes == (1, 2)
+
+
+def test_an_operator_that_refuses_zeros_spoils_nothing() -> None:
+    def loss(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        y = model(x).softmax(1)
+        return y.gather(1, torch.multinomial(y.detach(), 1)).mean()
+
+    step = step_of(torch.nn.Linear(8, 8), torch.randn(4, 8), loss)
+    traced = trace(step)
+    assert any("multinomial" in node.op for node in traced.graph.nodes)
+    assert len(workspaces(traced)) == len(traced.graph.nodes)
 
 
 class Ticks:
@@ -213,7 +253,6 @@ def test_a_step_that_does_not_fit_is_profiled_by_swapping() -> None:
     profile = profiler.aggregate(BANDWIDTH)
     assert profile.peaks is None
     assert profile.held.max() < need
-    assert sum(held.max() for held in profile.parts.values()) >= profile.peak_bytes
     assert np.array_equal(np.sum(list(profile.parts.values()), axis=0), profile.predicted)
     assert profiler.measured_peak() == pytest.approx(profile.peak_bytes, rel=0.001)
 
@@ -221,14 +260,17 @@ def test_a_step_that_does_not_fit_is_profiled_by_swapping() -> None:
 def test_what_does_not_fit_at_all_is_said_before_it_is_tried() -> None:
     traced = trace(miniature("tiny"))
     assert to_swap(traced, "tiny", None, free=1 << 40) == []
-    with pytest.raises(MemoryLimitError, match=r"tiny: out of memory: a step needs .* 1.0 KiB are free; lower batch_sizes"):
+    with pytest.raises(MemoryLimitError, match=r"tiny: out of memory: .* 1.0 KiB are free; lower batch_sizes"):
         to_swap(traced, "tiny", None, free=1024)
     with pytest.raises(MemoryLimitError, match="with all waiting activations swapped"):
         to_swap(traced, "tiny", 1024.0, free=1 << 40)
 
 
 def test_a_failed_allocation_is_explained() -> None:
-    with pytest.raises(MemoryLimitError, match="big: out of memory .*lower batch_sizes"), out_of_memory_explained("big"):
+    with (
+        pytest.raises(MemoryLimitError, match=r"big: out of memory .*lower batch_sizes"),
+        out_of_memory_explained("big"),
+    ):
         torch.empty(1 << 60, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="shape"), out_of_memory_explained("big"):
         torch.zeros(2) @ torch.zeros(3, 3)
@@ -237,7 +279,7 @@ def test_a_failed_allocation_is_explained() -> None:
 def test_bandwidth() -> None:
     assert BANDWIDTH.seconds(100) == 3.0
     found = measure_bandwidth(torch.device("cpu"))
-    assert min(found) > 1e6
+    assert 1e8 < min(found) <= max(found) < 1e13
 
 
 def test_units() -> None:
@@ -264,7 +306,9 @@ def test_figures_show_every_part() -> None:
     graph = profile.traced.graph
     timeline = charts.memory_timeline(profile.parts, graph.phase_starts(), 1e6, graph.first_call, "title")
     axis = timeline.axes[0]
-    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    legend = axis.get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["parameters", "optimizer state", "gradients", "activations", "temporaries", "workspace"]
     assert {text.get_text().strip() for text in axis.texts} >= {"forward", "backward", "optimizer", "memory limit"}
     for figure in (
@@ -273,7 +317,9 @@ def test_figures_show_every_part() -> None:
     ):  # fmt: skip
         assert isinstance(figure, Figure)
         assert len(figure.axes) == 2
-    rows = pd.DataFrame({"label": ["b4", "b8"], "parameters": [1e6, 1e6], "activations": [1e6, 2e6], "measured": [2e6, 3e6]})
+    rows = pd.DataFrame(
+        {"label": ["b4", "b8"], "parameters": [1e6, 1e6], "activations": [1e6, 2e6], "measured": [2e6, 3e6]}
+    )
     bars = charts.memory_by_batch(rows, 4e6, "t").axes[0]
     assert len(bars.patches) == 4
 
@@ -285,6 +331,9 @@ def test_figures_show_every_part() -> None:
         ("bert-base", {"layers": 2}, "layers: no such value in transformers.BertConfig"),
         ("spoter", {"model": {"layer": 2}}, "settings of spoter: --model.layer: unknown key .did you mean 'layers'"),
         ("tiny", {"width": 2}, "tiny has none"),
+        ("bert-base", {"num_attention_heads": 5}, "make no bert-base: .*multiple of the number of attention heads"),
+        ("bert-base", {"num_hidden_layers": "two"}, "make no bert-base: .*expected int, got str"),
+        ("bert-base", {"to_dict": 1}, "to_dict: no such value"),
         ("campaign", {}, "is unknown"),
     ],
 )

@@ -1,6 +1,7 @@
 """What a traced step is made of, and what is said where a step cannot be traced."""
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam
+from torch.utils.checkpoint import checkpoint
 
 from projects.profiler.families import Sizes, example_on_paper, names
 from projects.profiler.ir import Phase, Role
@@ -44,7 +46,9 @@ def test_phases_follow_each_other() -> None:
     starts = graph.phase_starts()
     assert list(starts) == [Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER]
     assert sorted(order, key=list(Phase).index) == order
-    assert graph.nodes[starts[Phase.BACKWARD]].op == "aten.nll_loss_backward.default"
+    # It begins with the gradient of the loss itself.
+    first = graph.nodes[starts[Phase.BACKWARD]]
+    assert (first.op, first.role) == ("aten.ones_like.default", Role.OTHER)
     assert {node.op for node in graph.nodes if node.phase is Phase.OPTIMIZER} >= {"aten._fused_adamw_.default"}
 
 
@@ -96,7 +100,9 @@ def test_modules_and_lines_are_those_of_the_user() -> None:
     backward = [node.module for node in graph.nodes if node.op == "aten.convolution_backward.default"]
     assert backward == ["second", "first"]
     user = step_of(nn.Linear(8, 8), torch.randn(2, 8), lambda model, x: model(x).square().mean())
-    sources = {node.source for node in trace(user).graph.nodes if node.phase is Phase.FORWARD and not node.is_placeholder}
+    sources = {
+        node.source for node in trace(user).graph.nodes if node.phase is Phase.FORWARD and not node.is_placeholder
+    }
     assert all(__file__ in source for source in sources if source)
     assert any(sources)
 
@@ -182,7 +188,7 @@ def test_the_users_line_is_named(kind: str, code: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("make", [Adam, AdamW, NAdam, RAdam, Adamax, Adagrad])
-def test_optimizers_that_read_their_step_count_are_named(make: type[Optimizer]) -> None:
+def test_optimizers_that_read_their_step_count_are_named(make: Callable[..., Optimizer]) -> None:
     step = step_of(nn.Linear(8, 8), torch.randn(4, 8), lambda model, x: model(x).mean(), lambda p: make(p, lr=0.1))
     for _ in range(2):
         with pytest.raises(TraceError, match="fused=True"):
@@ -257,7 +263,158 @@ def test_a_graph_is_only_run_on_what_it_was_traced_for() -> None:
     with pytest.raises(TraceError, match=r"traced as \(4, 3, 16, 16\) float32 on cpu, given \(2, 3, 16, 16\)"):
         traced.inputs(smaller)
     step.optimizer.param_groups[0]["lr"] = 0.5
-    with pytest.raises(TraceError, match="lr was 0.01 when the step was traced and is 0.5 now"):
+    with pytest.raises(TraceError, match=r"lr was 0.01 when the step was traced and is 0.5 now"):
+        traced.inputs(step)
+
+
+class Ema(nn.Module):
+    """Keeps a mean of its outputs: in place, or in a new tensor each time."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.layer, self.in_place = nn.Linear(8, 8), in_place
+        self.register_buffer("mean", torch.zeros(8))
+        self.mean: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        now = y.detach().mean(0)
+        if self.in_place:
+            self.mean.mul_(0.9).add_(now)
+        else:
+            self.mean = self.mean * 0.9 + now
+        return y - self.mean
+
+
+class Plain(Optimizer):
+    """Gradient descent that replaces weights, or counts in Python."""
+
+    def __init__(self, parameters: list[nn.Parameter], counts: bool) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+        self.counts = counts
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # ty: ignore[incompatible-method-override]
+        for group in self.param_groups:
+            for one in group["params"]:
+                if self.counts:
+                    self.state[one]["count"] = self.state[one].get("count", 0) + 1
+                    one.sub_(one.grad, alpha=0.1 / self.state[one]["count"])
+                else:
+                    one.data = one.data - 0.1 * one.grad
+
+
+def _squared(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x).square().mean()
+
+
+def test_what_is_replaced_instead_of_changed_is_refused() -> None:
+    assert trace(step_of(Ema(in_place=True), torch.randn(4, 8), _squared)).trained
+    with pytest.raises(TraceError, match="replaces buffer mean by another tensor; change it in place"):
+        trace(step_of(Ema(in_place=False), torch.randn(4, 8), _squared))
+    replacing = step_of(nn.Linear(8, 8), torch.randn(4, 8), _squared, lambda p: Plain(p, counts=False))
+    with pytest.raises(TraceError, match="replaces parameter weight"):
+        trace(replacing)
+    counting = step_of(nn.Linear(8, 8), torch.randn(4, 8), _squared, lambda p: Plain(p, counts=True))
+    with pytest.raises(TraceError, match="Plain counts in Python numbers"):
+        trace(counting)
+
+
+def test_numbers_of_the_batch_are_part_of_the_graph() -> None:
+    model, x = nn.Linear(8, 8), torch.randn(4, 8)
+
+    def run(network: nn.Module, optimizer: Optimizer, batch: dict) -> Tensor:
+        return plain_step(lambda one, given: one(given["x"]).pow(given["power"]).mean())(network, optimizer, batch)
+
+    step = TrainingStep(model, SGD(model.parameters(), lr=0.1), {"x": x, "power": 2, "name": "a"}, run)
+    traced = trace(step)
+    assert len(traced.inputs(step)) == 3
+    other = TrainingStep(model, step.optimizer, {"x": x, "power": 3, "name": "a"}, run)
+    with pytest.raises(TraceError, match="the batch: numbers were"):
+        traced.inputs(other)
+
+
+def test_a_gradient_that_nobody_clears_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    step = TrainingStep(model, SGD(model[0].parameters(), lr=0.1), torch.randn(4, 8), plain_step(_squared))
+    with pytest.raises(TraceError, match=r"parameter 1.weight gets a gradient and is not the optimizer's"):
+        trace(step)
+    model[1].requires_grad_(False)
+    assert trace(step).trained == (0, 1)
+
+
+class Scaled(nn.Module):
+    """Multiplies by a tensor that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(8, 8), torch.full((8,), 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * self.scale
+
+
+def test_a_tensor_of_nobody_is_refused() -> None:
+    with pytest.raises(TraceError, match="register it as a buffer"):
+        trace(step_of(Scaled(), torch.randn(4, 8), _squared))
+
+
+def test_dropout_under_checkpointing_is_refused_and_the_rest_is_not() -> None:
+    def step(rate: float) -> TrainingStep:
+        inner = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(rate))
+
+        class Checkpointed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, x: Tensor) -> Tensor:
+                return checkpoint(self.inner, x, use_reentrant=False)
+
+        return step_of(Checkpointed(), torch.randn(4, 8), _squared)
+
+    assert [node.phase for node in trace(step(0.0)).graph.nodes if node.op == "aten.relu.default"] == [
+        Phase.FORWARD, Phase.BACKWARD,
+    ]  # fmt: skip
+    with pytest.raises(TraceError, match="trace the step without checkpointing"):
+        trace(step(0.5))
+
+
+def test_gradients_that_the_step_clears_itself_are_known() -> None:
+    model = nn.Linear(8, 8)
+
+    def run(network: nn.Module, optimizer: Optimizer, x: Tensor) -> Tensor:
+        loss = _squared(network, x)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    assert trace(TrainingStep(model, adamw(list(model.parameters())), torch.randn(4, 8), run)).trained == (0, 1)
+
+
+@pytest.mark.parametrize("returned", [None, 0.5, (torch.zeros(()),)])
+def test_a_step_returns_its_loss(returned: object) -> None:
+    model = nn.Linear(8, 8)
+
+    def run(network: nn.Module, optimizer: Optimizer, x: Tensor):
+        plain_step(_squared)(network, optimizer, x)
+        return returned
+
+    with pytest.raises(TraceError, match="has to return its loss"):
+        trace(TrainingStep(model, adamw(list(model.parameters())), torch.randn(4, 8), run))
+
+
+def test_settings_that_are_tensors_and_new_groups_are_refused() -> None:
+    tensor = step_of(nn.Linear(8, 8), torch.randn(4, 8), _squared, lambda p: AdamW(p, lr=torch.tensor(0.1), fused=True))
+    with pytest.raises(TraceError, match="the optimizer's lr is a tensor"):
+        trace(tensor)
+    step = step_of(nn.Linear(8, 8), torch.randn(4, 8), _squared, lambda p: SGD(p, lr=0.1))
+    traced = trace(step)
+    torch.optim.lr_scheduler.StepLR(step.optimizer, 1)
+    assert traced.inputs(step)
+    step.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(TraceError, match="1 parameter groups when traced and has 2 now"):
         traced.inputs(step)
 
 
