@@ -1,0 +1,126 @@
+"""A step that computes activations again is the same step: bit for bit, in less memory, exactly predicted."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from projects.profiler.accountant import Accountant
+from projects.profiler.ir import Phase
+from projects.profiler.liveness import liveness
+from projects.profiler.memory import held_by, peak_of
+from projects.profiler.program import Program
+from projects.profiler.rewrite import recomputable, rewritten
+from projects.profiler.step import TrainingStep
+from projects.profiler.trace import TracedStep, trace
+from projects.profiler.workspace import workspaces
+from tests.unit.profiler.steps import MINIATURES, RandomModel, miniature, random_step, twin
+from tests.unit.profiler.test_equality import STEPS, generators
+
+
+def chosen(traced: TracedStep, share: float, seed: int) -> set[int]:
+    """Some of the activations that can be computed again."""
+    found = recomputable(traced.graph)
+    return set(random.Random(seed).sample(found, round(share * len(found))))
+
+
+def assert_same_steps(step: TrainingStep, share: float, seed: int = 0) -> None:
+    """Five steps by autograd and five by the rewritten graph."""
+    step.take()
+    other = twin(step)
+    traced = trace(step)
+    program = Program(rewritten(traced, chosen(traced, share, seed)))
+    states = [one.get_state() for one in generators(step)]
+    torch.manual_seed(7)
+    expected = []
+    for _ in range(STEPS):
+        loss = other.take()
+        expected.append([loss, *(one.clone() for one in other.gradients() if one is not None)])
+    after = torch.get_rng_state()
+    for one, state in zip(generators(step), states, strict=True):
+        one.set_state(state)
+    torch.manual_seed(7)
+    for number in range(STEPS):
+        step.clear()
+        found = program.run(traced.inputs(step))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected[number], strict=True))
+    assert torch.equal(torch.get_rng_state(), after)
+    # Running statistics of batch norms among them: updated once a step.
+    assert all(torch.equal(a, b) for a, b in zip(step.tensors(), other.tensors(), strict=True))
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize("name", MINIATURES)
+def test_family(name: str, share: float) -> None:
+    assert_same_steps(miniature(name), share)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, RandomModel.KINDS - 1), min_size=1, max_size=10), st.floats(0, 1), st.integers(0, 1000))
+def test_random_plans_on_random_models(choices: list[int], share: float, seed: int) -> None:
+    assert_same_steps(random_step(choices), share, seed)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "bert-base", "gpt2", "spoter", "distill", "pamap2", "swin-tiny"])
+def test_three_peaks_agree(name: str) -> None:
+    step = miniature(name)
+    step.take()
+    step.clear()
+    traced = trace(step)
+    smaller = rewritten(traced, chosen(traced, 0.7, seed=1))
+    program, inputs = Program(smaller), smaller.inputs(step)
+    held = liveness(smaller.graph).held()
+    accountant = Accountant(inputs)
+    program.run(inputs, accountant.watcher)
+    assert [accountant.held[index] for index in range(program.first, program.nodes)] == held[program.first :].tolist()
+    predicted = (held + workspaces(smaller))[program.first :].max()
+    measured = peak_of(lambda: program.run(inputs), held_by(inputs), torch.device("cpu"))
+    assert abs(predicted / measured - 1) <= 0.001
+
+
+def test_fewer_activations_wait_at_the_end_of_the_forward_pass() -> None:
+    traced = trace(miniature("bert-base"))
+    smaller = rewritten(traced, recomputable(traced.graph))
+    before, after = (liveness(one.graph).held()[one.graph.phase_starts()[Phase.BACKWARD]] for one in (traced, smaller))
+    assert after < before
+
+
+def test_nothing_dropped_is_the_same_graph_without_dead_code() -> None:
+    traced = trace(miniature("bert-base"))
+    same = rewritten(traced, ())
+    assert len(same.graph.nodes) <= len(traced.graph.nodes)
+    assert liveness(same.graph).peak == liveness(traced.graph).peak
+    assert [node.op for node in same.graph.nodes if node.writes] == [
+        node.op for node in traced.graph.nodes if node.writes
+    ]
+
+
+def test_random_and_changed_values_are_kept() -> None:
+    graph = trace(miniature("tiny")).graph
+    able = {graph.nodes[graph.storages[one].creator].name for one in recomputable(graph)}
+    assert "convolution" in able
+    assert "native_batch_norm" in able
+    # The mask of dropout is drawn in place.
+    assert "empty_like" not in able
+
+
+def test_what_cannot_be_computed_again_is_refused() -> None:
+    traced = trace(miniature("tiny"))
+    mask = next(one.id for one in traced.graph.storages if traced.graph.nodes[one.creator].name == "empty_like")
+    with pytest.raises(ValueError, match="cannot be computed again"):
+        rewritten(traced, [mask])
+
+
+def test_batch_norms_do_not_count_a_batch_twice() -> None:
+    traced = trace(miniature("tiny"))
+    smaller = rewritten(traced, recomputable(traced.graph))
+    norms = [node for node in smaller.graph.nodes if node.batch_norm]
+    first = [node for node in norms if node.phase is Phase.FORWARD]
+    again = [node for node in norms if node.phase is Phase.BACKWARD]
+    assert len(first) == 2
+    assert again
+    assert all(node.writes for node in first)
+    assert not any(node.writes for node in again)
+    assert all(smaller.calls[node.id].args[3:5] == (None, None) for node in again)
