@@ -144,8 +144,12 @@ def memory_by_batch(table: pd.DataFrame, limit_bytes: float | None, title: str) 
     axis.plot(places, table["measured"] / MIB, "D", color="black", markersize=5, label="measured peak")
     if limit_bytes is not None:
         axis.axhline(limit_bytes / MIB, color=COLOURS[1], linewidth=1.5, label="memory limit")
-    axis.set_xticks(places, table["label"], fontsize=8, rotation=30 if len(table) > 6 else 0)
-    axis.set(ylabel="memory at the peak (MiB)", title=title)
+    axis.set_xticks(places, table["label"], fontsize=8)
+    if len(table) > 4:
+        for label in axis.get_xticklabels():
+            label.set(rotation=30, ha="right", rotation_mode="anchor")
+    top = max(below.max(), (limit_bytes or 0) / MIB)
+    axis.set(ylabel="memory at the peak (MiB)", title=title, ylim=(0, 1.06 * top))
     axis.grid(alpha=0.3, axis="y")
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
