@@ -1,14 +1,19 @@
 """A step that keeps less: chosen activations are dropped in the forward pass and computed again in the backward pass.
 
-What is computed again is the same to the bit: nothing random and nothing that was changed in place is, and batch norms
-do not update their running statistics a second time.
+What is computed again is the same to the bit: random numbers are drawn from a remembered state of their generator, what
+is changed in place is made anew in a place of its own, and batch norms do not update their running statistics twice.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+
+from projects.profiler import replay
 from projects.profiler.assemble import Call, Ref
+from projects.profiler.compat import leaves
 from projects.profiler.ir import Node, Phase, Role, StepGraph, Storage
 from projects.profiler.trace import TracedStep
 
@@ -20,38 +25,59 @@ _KEPT = {Role.PARAMETER, Role.BUFFER, Role.OPTIMIZER_STATE, Role.INPUT, Role.ACT
 def recomputable(graph: StepGraph) -> list[int]:
     """Ids of the activations that can be computed again exactly, in the order of their creation.
 
-    An activation can if the nodes that lead to it from the step's inputs and from other activations draw no random
-    numbers and change nothing, and if nothing that they read is changed later in the forward pass.
+    An activation can if all nodes that lead to it from the step's inputs and from other activations can be repeated:
+    what they read is not changed in place later, and what they change is their own, read by nobody before it is done.
     """
-    written = _last_writes(graph)
+    changes = _Changes(graph)
     exact: dict[int, bool] = {}
     for node in graph.nodes[graph.first_call :]:
         if node.phase is Phase.FORWARD:
-            exact[node.id] = _repeats(graph, node, written) and all(
-                _lies_there(graph, one) or exact.get(one, False) for one in node.inputs
-            )
+            there = all(_lies_there(graph, one) or exact.get(one, False) for one in node.inputs)
+            exact[node.id] = there and changes.can_repeat(node)
     return [
         one.id
         for one in graph.storages
-        if one.role is Role.ACTIVATION and one.bytes and one.id not in written and exact.get(one.creator, False)
+        if one.role is Role.ACTIVATION
+        and one.bytes
+        and all(exact.get(maker, False) for maker in (one.creator, *changes.writers.get(one.id, ())))
     ]
 
 
-def _last_writes(graph: StepGraph) -> dict[int, int]:
-    """Storage -> the last node of the forward pass that changes it; statistics of batch norms do not count."""
-    return {
-        storage: node.id
-        for node in graph.nodes
-        if node.phase is Phase.FORWARD and not node.batch_norm
-        for storage in node.writes
-    }
+class _Changes:
+    """Which storages are changed in place in the forward pass; statistics of batch norms do not count.
 
+    Attributes:
+        writers: storage -> the nodes that change it, in order.
+    """
 
-def _repeats(graph: StepGraph, node: Node, written: dict[int, int]) -> bool:
-    """Whether the node gives the same again."""
-    read = {storage for one in node.inputs for storage in graph.nodes[one].storages}
-    changed_later = any(written.get(storage, -1) > node.id for storage in read)
-    return not node.random and not changed_later and (node.batch_norm or not node.writes)
+    def __init__(self, graph: StepGraph) -> None:
+        self._graph = graph
+        self.writers: dict[int, list[int]] = {}
+        for node in graph.nodes:
+            if node.phase is Phase.FORWARD and not node.batch_norm:
+                for storage in node.writes:
+                    self.writers.setdefault(storage, []).append(node.id)
+        read_early = set()
+        for node in graph.nodes:
+            for storage in self._read(node):
+                makers = self.writers.get(storage, ())
+                if node.phase is Phase.FORWARD and makers and node.id < makers[-1] and node.id not in makers:
+                    read_early.add(storage)
+        outside = {one.id for one in graph.storages if graph.nodes[one.creator].is_placeholder}
+        self._closed = set(self.writers) - read_early - outside
+
+    def can_repeat(self, node: Node) -> bool:
+        """Whether a node gives the same again, and harms nobody."""
+        own = node.batch_norm or all(storage in self._closed for storage in node.writes)
+        return own and all(self._is_final(storage, node) for storage in self._read(node))
+
+    def _is_final(self, storage: int, node: Node) -> bool:
+        """Whether nobody changes what a node reads after it, but those who go on with its work."""
+        makers = self.writers.get(storage, ())
+        return not makers or node.id > makers[-1] or (node.id in makers and storage in self._closed)
+
+    def _read(self, node: Node) -> set[int]:
+        return {storage for one in node.inputs for storage in self._graph.nodes[one].storages}
 
 
 def _lies_there(graph: StepGraph, index: int) -> bool:
@@ -61,7 +87,21 @@ def _lies_there(graph: StepGraph, index: int) -> bool:
     return node.is_placeholder or bool(kept)
 
 
-def rewritten(traced: TracedStep, dropped: Collection[int]) -> TracedStep:
+class Rewritten(NamedTuple):
+    """A step that computes some activations again.
+
+    Attributes:
+        step: the new graph and its calls.
+        origins: for each node the node of the old graph that it is or serves, int64 (nodes,).
+        again: whether it is work that the old graph does not have, bool (nodes,).
+    """
+
+    step: TracedStep
+    origins: np.ndarray
+    again: np.ndarray
+
+
+def rewrite(traced: TracedStep, dropped: Collection[int]) -> Rewritten:
     """The same step without some activations between forward and backward pass.
 
     A dropped value is computed anew just before the first node of the backward pass that takes it, with whatever of its
@@ -77,10 +117,15 @@ def rewritten(traced: TracedStep, dropped: Collection[int]) -> TracedStep:
     wrong = set(dropped) - set(recomputable(traced.graph))
     if wrong:
         raise ValueError(f"storages {sorted(wrong)} cannot be computed again")
-    writer = _Writer(traced, frozenset(dropped))
-    for node in traced.graph.nodes:
-        writer.emit(node)
-    return writer.finished()
+    drawn: set[int] = set()
+    while True:
+        writer = _Writer(traced, frozenset(dropped), drawn)
+        for node in traced.graph.nodes:
+            writer.emit(node)
+        if writer.repeated_draws() <= drawn:
+            return writer.finished()
+        # Only now it is known before which draws the generator's state has to be remembered.
+        drawn = writer.repeated_draws()
 
 
 @dataclass(frozen=True)
@@ -88,11 +133,15 @@ class _Line:
     """A node of the new step, its references still positions among all lines.
 
     Attributes:
+        origin: the old node.
+        again: whether this is its second computation.
         node: with its new phase, storages, writes and inputs.
         call: with new references.
         fake: its fake value.
     """
 
+    origin: int
+    again: bool
     node: Node
     call: Call
     fake: Any
@@ -101,13 +150,19 @@ class _Line:
 class _Writer:
     """Copies a step node by node, and computes again what is missing."""
 
-    def __init__(self, traced: TracedStep, dropped: frozenset[int]) -> None:
-        self._traced, self._dropped = traced, dropped
+    def __init__(self, traced: TracedStep, dropped: frozenset[int], drawn: Collection[int]) -> None:
+        self._traced, self._dropped, self._drawn = traced, dropped, drawn
         self._lines: list[_Line] = []
         self._storages = list(traced.graph.storages)
         # Old node -> line, of its first computation and of its second.
         self._first: dict[int, int] = {}
         self._second: dict[int, int] = {}
+        # Old random node -> line that remembers the state before it.
+        self._states: dict[int, int] = {}
+
+    def repeated_draws(self) -> set[int]:
+        """Random nodes that run twice."""
+        return {index for index in self._second if self._traced.graph.nodes[index].random}
 
     def emit(self, node: Node) -> None:
         """Copies a node; in the backward pass it takes anew what was dropped."""
@@ -116,6 +171,8 @@ class _Writer:
         for one in missing:
             self._compute_again(one)
         places = {one: self._second[one] if one in missing else self._first[one] for one in node.inputs}
+        if node.id in self._drawn:
+            self._states[node.id] = self._remember(node)
         self._first[node.id] = self._write(node, places, self._traced.calls[node.id], again=False)
 
     def _is_missing(self, index: int) -> bool:
@@ -137,6 +194,32 @@ class _Writer:
             if node.id not in self._second:
                 places = {one: self._second[one] if self._is_gone(one) else self._first[one] for one in sources}
                 self._second[node.id] = self._write(node, places, self._repeated_call(node), again=True)
+                if node.id in self._states:
+                    self._draw_again(node, self._second[node.id])
+
+    def _remember(self, node: Node) -> int:
+        """Adds a line that takes the state of the node's generator."""
+        device, generator = self._source_of_randomness(node)
+        state = replay.remember(device, generator)
+        storage = Storage(len(self._storages), state.numel(), -1, Role.OTHER)
+        self._storages.append(storage)
+        line = replace(node, op="remember", storages=(storage.id,), writes=(), inputs=(), random=False, role=Role.OTHER)
+        fake = torch.empty_like(state, device="meta")
+        self._lines.append(_Line(node.id, True, line, Call(replay.remember, (device, generator)), fake))
+        return len(self._lines) - 1
+
+    def _draw_again(self, node: Node, index: int) -> None:
+        """Makes the second computation of a draw start from the remembered state."""
+        own, state = self._lines[index], self._states[node.id]
+        target = replay.repeat(own.call.target, *self._source_of_randomness(node))
+        call = Call(target, (Ref(state), *own.call.args), own.call.kwargs)
+        # It leaves the generator as it was: for whoever counts draws it is not random.
+        again = replace(own.node, inputs=(state, *own.node.inputs), random=False)
+        self._lines[index] = replace(own, node=again, call=call)
+
+    def _source_of_randomness(self, node: Node) -> tuple[torch.device, torch.Generator | None]:
+        fake = next(iter(leaves(self._traced.fakes[node.id])))
+        return fake.device, self._traced.calls[node.id].kwargs.get("generator")
 
     def _sources(self, node: Node) -> tuple[int, ...]:
         """What a second computation takes: all but a batch norm's running statistics."""
@@ -171,14 +254,14 @@ class _Writer:
             old,
             phase=Phase.BACKWARD if again else old.phase,
             storages=tuple(moved.get(one, one) for one in old.storages),
-            writes=() if again else tuple(moved.get(one, one) for one in old.writes),
+            writes=() if again and old.batch_norm else tuple(moved.get(one, one) for one in old.writes),
             inputs=tuple(places.values()),
         )
         args, kwargs = _mapped(call.args, places), _mapped(call.kwargs, places)
-        self._lines.append(_Line(node, Call(call.target, args, kwargs), self._traced.fakes[old.id]))
+        self._lines.append(_Line(old.id, again, node, Call(call.target, args, kwargs), self._traced.fakes[old.id]))
         return line
 
-    def finished(self) -> TracedStep:
+    def finished(self) -> Rewritten:
         """The new step, without what nobody takes any more."""
         outputs = [self._first[one] for one in self._traced.graph.outputs]
         kept = _needed(self._lines, outputs)
@@ -190,7 +273,9 @@ class _Writer:
             calls.append(Call(own.call.target, _mapped(own.call.args, new), _mapped(own.call.kwargs, new)))
             fakes.append(own.fake)
         graph = _compacted(nodes, self._storages, tuple(new[one] for one in outputs))
-        return replace(self._traced, graph=graph, calls=tuple(calls), fakes=tuple(fakes))
+        step = replace(self._traced, graph=graph, calls=tuple(calls), fakes=tuple(fakes))
+        origins = np.array([self._lines[line].origin for line in kept], np.int64)
+        return Rewritten(step, origins, np.array([self._lines[line].again for line in kept], bool))
 
 
 def _needed(lines: Sequence[_Line], outputs: Sequence[int]) -> list[int]:

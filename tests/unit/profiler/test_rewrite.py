@@ -6,17 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from projects.profiler.accountant import Accountant
 from projects.profiler.ir import Phase
 from projects.profiler.liveness import liveness
 from projects.profiler.memory import held_by, peak_of
 from projects.profiler.program import Program
-from projects.profiler.rewrite import recomputable, rewritten
+from projects.profiler.rewrite import recomputable, rewrite
 from projects.profiler.step import TrainingStep
 from projects.profiler.trace import TracedStep, trace
 from projects.profiler.workspace import workspaces
-from tests.unit.profiler.steps import MINIATURES, RandomModel, miniature, random_step, twin
+from tests.unit.profiler.steps import MINIATURES, RandomModel, miniature, random_step, step_of, twin
 from tests.unit.profiler.test_equality import STEPS, generators
 
 
@@ -31,7 +32,7 @@ def assert_same_steps(step: TrainingStep, share: float, seed: int = 0) -> None:
     step.take()
     other = twin(step)
     traced = trace(step)
-    program = Program(rewritten(traced, chosen(traced, share, seed)))
+    program = Program(rewrite(traced, chosen(traced, share, seed)).step)
     states = [one.get_state() for one in generators(step)]
     torch.manual_seed(7)
     expected = []
@@ -69,7 +70,7 @@ def test_three_peaks_agree(name: str) -> None:
     step.take()
     step.clear()
     traced = trace(step)
-    smaller = rewritten(traced, chosen(traced, 0.7, seed=1))
+    smaller = rewrite(traced, chosen(traced, 0.7, seed=1)).step
     program, inputs = Program(smaller), smaller.inputs(step)
     held = liveness(smaller.graph).held()
     accountant = Accountant(inputs)
@@ -82,14 +83,14 @@ def test_three_peaks_agree(name: str) -> None:
 
 def test_fewer_activations_wait_at_the_end_of_the_forward_pass() -> None:
     traced = trace(miniature("bert-base"))
-    smaller = rewritten(traced, recomputable(traced.graph))
+    smaller = rewrite(traced, recomputable(traced.graph)).step
     before, after = (liveness(one.graph).held()[one.graph.phase_starts()[Phase.BACKWARD]] for one in (traced, smaller))
     assert after < before
 
 
 def test_nothing_dropped_is_the_same_graph_without_dead_code() -> None:
     traced = trace(miniature("bert-base"))
-    same = rewritten(traced, ())
+    same = rewrite(traced, ()).step
     assert len(same.graph.nodes) <= len(traced.graph.nodes)
     assert liveness(same.graph).peak == liveness(traced.graph).peak
     assert [node.op for node in same.graph.nodes if node.writes] == [
@@ -97,25 +98,49 @@ def test_nothing_dropped_is_the_same_graph_without_dead_code() -> None:
     ]
 
 
-def test_random_and_changed_values_are_kept() -> None:
-    graph = trace(miniature("tiny")).graph
-    able = {graph.nodes[graph.storages[one].creator].name for one in recomputable(graph)}
-    assert "convolution" in able
-    assert "native_batch_norm" in able
-    # The mask of dropout is drawn in place.
-    assert "empty_like" not in able
+def test_dropout_is_repeated_from_the_remembered_state() -> None:
+    traced = trace(miniature("tiny"))
+    names = {traced.graph.nodes[traced.graph.storages[one].creator].name: one for one in recomputable(traced.graph)}
+    smaller = rewrite(traced, [names["empty_like"]]).step
+    ops = [(node.op, node.phase) for node in smaller.graph.nodes if node.op in ("remember", "repeat")]
+    draws = [node for node in smaller.graph.nodes if node.op == "aten.bernoulli_.float"]
+    assert ops == [("remember", Phase.FORWARD)]
+    assert [node.phase for node in draws] == [Phase.FORWARD, Phase.BACKWARD]
+    # The second draw is no draw for whoever counts them.
+    assert [node.random for node in draws] == [True, False]
+
+
+class Overwritten(nn.Module):
+    """A value is read, and then changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        z = (y * 2).tanh()
+        return (z * y.relu_()).square().mean()
+
+
+def test_what_was_overwritten_after_it_was_read_is_kept() -> None:
+    step = step_of(Overwritten(), torch.randn(4, 8), lambda model, x: model(x))
+    traced = trace(step)
+    able = {traced.graph.nodes[traced.graph.storages[one].creator].op for one in recomputable(traced.graph)}
+    assert "aten.addmm.default" not in able
+    assert_same_steps(step, 1.0)
 
 
 def test_what_cannot_be_computed_again_is_refused() -> None:
-    traced = trace(miniature("tiny"))
-    mask = next(one.id for one in traced.graph.storages if traced.graph.nodes[one.creator].name == "empty_like")
+    traced = trace(step_of(Overwritten(), torch.randn(4, 8), lambda model, x: model(x)))
+    kept = next(one.id for one in traced.graph.storages if traced.graph.nodes[one.creator].op == "aten.addmm.default")
     with pytest.raises(ValueError, match="cannot be computed again"):
-        rewritten(traced, [mask])
+        rewrite(traced, [kept])
 
 
 def test_batch_norms_do_not_count_a_batch_twice() -> None:
     traced = trace(miniature("tiny"))
-    smaller = rewritten(traced, recomputable(traced.graph))
+    smaller = rewrite(traced, recomputable(traced.graph)).step
     norms = [node for node in smaller.graph.nodes if node.batch_norm]
     first = [node for node in norms if node.phase is Phase.FORWARD]
     again = [node for node in norms if node.phase is Phase.BACKWARD]
