@@ -3,8 +3,8 @@
 Nothing here knows torch, so analysis and search are plain functions of these tuples.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -126,4 +126,28 @@ class StepGraph:
         return found
 
 
+def compacted(nodes: Sequence[Node], storages: Sequence[Storage], outputs: tuple[int, ...]) -> StepGraph:
+    """A graph whose storages are those that its nodes use, each created by the first that does."""
+    new: dict[int, int] = {}
+    creators: list[int] = []
+    for node in nodes:
+        for storage in node.storages:
+            if storage not in new:
+                new[storage] = len(new)
+                creators.append(node.id)
+    old = {index: storage for storage, index in new.items()}
+    kept = tuple(replace(storages[old[index]], id=index, creator=creator) for index, creator in enumerate(creators))
+    renamed = tuple(
+        replace(
+            node,
+            storages=tuple(new[one] for one in node.storages),
+            writes=tuple(new[one] for one in node.writes),
+        )
+        for node in nodes
+    )
+    return StepGraph(renamed, kept, outputs)
+
+
 PLACEHOLDER = "placeholder"
+# The op of a node that takes a part of a result of several.
+PART = "getitem"

@@ -7,6 +7,8 @@ chains of recomputation and what they hold meanwhile are counted.
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from labtrail.errors import LabtrailError
 from projects.profiler.liveness import liveness
 from projects.profiler.profile import Profile
@@ -50,7 +52,8 @@ class Planner:
         """The peak and the extra time of a choice."""
         found, times = rewrite(self._profile.traced, dropped), self._profile.run_times
         need = liveness(found.step.graph, self._profile.granularity).held() + self._profile.workspace[found.origins]
-        extra = float(times[found.origins[found.again]].sum())
+        runs = np.bincount(found.origins[~found.remembers], minlength=len(times)) - 1
+        extra = float((times * runs).sum())
         return Plan(frozenset(dropped), int(need[found.step.graph.first_call :].max()), extra)
 
     def frontier(self) -> Iterator[Plan]:

@@ -4,7 +4,7 @@ What is computed again is the same to the bit: random numbers are drawn from a r
 is changed in place is made anew in a place of its own, and batch norms do not update their running statistics twice.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from projects.profiler import replay
 from projects.profiler.assemble import Call, Ref
 from projects.profiler.compat import leaves
-from projects.profiler.ir import Node, Phase, Role, StepGraph, Storage
+from projects.profiler.ir import PART, Node, Phase, Role, StepGraph, Storage, compacted
 from projects.profiler.trace import TracedStep
 
 # Where the running statistics stand among the arguments of batch norm.
@@ -32,7 +32,7 @@ def recomputable(graph: StepGraph) -> list[int]:
     exact: dict[int, bool] = {}
     for node in graph.nodes[graph.first_call :]:
         if node.phase is Phase.FORWARD:
-            there = all(_lies_there(graph, one) or exact.get(one, False) for one in node.inputs)
+            there = all(lies_there(graph, one) or exact.get(one, False) for one in node.inputs)
             exact[node.id] = there and changes.can_repeat(node)
     return [
         one.id
@@ -77,14 +77,34 @@ class _Changes:
         return not makers or node.id > makers[-1] or (node.id in makers and storage in self._closed)
 
     def _read(self, node: Node) -> set[int]:
+        """Whose contents a node takes; a part of a result is only handed on."""
+        if node.op == PART:
+            return set()
         return {storage for one in node.inputs for storage in self._graph.nodes[one].storages}
 
 
-def _lies_there(graph: StepGraph, index: int) -> bool:
+def lies_there(graph: StepGraph, index: int) -> bool:
     """Whether a value is kept without anybody's decision, or is an activation, which is judged by itself."""
     node = graph.nodes[index]
     kept = node.storages and all(graph.storages[one].role in _KEPT for one in node.storages)
     return node.is_placeholder or bool(kept)
+
+
+def repeated_sources(node: Node, graph: StepGraph) -> tuple[int, ...]:
+    """What a second computation takes: all inputs, but a batch norm's running statistics."""
+    if not node.batch_norm:
+        return node.inputs
+    changed = set(node.writes)
+    return tuple(one for one in node.inputs if not changed & set(graph.nodes[one].storages))
+
+
+def parts_of(graph: StepGraph) -> Mapping[int, tuple[int, ...]]:
+    """For each node that takes a part of a result of several: all that do, of the same result."""
+    parts: dict[int, list[int]] = {}
+    for node in graph.nodes:
+        if node.op == PART and node.phase is Phase.FORWARD:
+            parts.setdefault(node.inputs[0], []).append(node.id)
+    return {one: tuple(together) for together in parts.values() for one in together}
 
 
 class Rewritten(NamedTuple):
@@ -94,11 +114,13 @@ class Rewritten(NamedTuple):
         step: the new graph and its calls.
         origins: for each node the node of the old graph that it is or serves, int64 (nodes,).
         again: whether it is work that the old graph does not have, bool (nodes,).
+        remembers: whether it only takes the state of a generator, bool (nodes,).
     """
 
     step: TracedStep
     origins: np.ndarray
     again: np.ndarray
+    remembers: np.ndarray
 
 
 def rewrite(traced: TracedStep, dropped: Collection[int]) -> Rewritten:
@@ -152,6 +174,7 @@ class _Writer:
 
     def __init__(self, traced: TracedStep, dropped: frozenset[int], drawn: Collection[int]) -> None:
         self._traced, self._dropped, self._drawn = traced, dropped, drawn
+        self._parts = parts_of(traced.graph)
         self._lines: list[_Line] = []
         self._storages = list(traced.graph.storages)
         # Old node -> line, of its first computation and of its second.
@@ -168,8 +191,7 @@ class _Writer:
         """Copies a node; in the backward pass it takes anew what was dropped."""
         late = node.phase is not Phase.FORWARD
         missing = [one for one in node.inputs if late and self._is_missing(one)]
-        for one in missing:
-            self._compute_again(one)
+        self._compute_again(missing)
         places = {one: self._second[one] if one in missing else self._first[one] for one in node.inputs}
         if node.id in self._drawn:
             self._states[node.id] = self._remember(node)
@@ -180,22 +202,23 @@ class _Writer:
         node = self._traced.graph.nodes[index]
         return node.phase is Phase.FORWARD and any(storage in self._dropped for storage in node.storages)
 
-    def _compute_again(self, index: int) -> None:
-        """Writes the nodes that lead to a value from what is there, each once, sources first."""
-        waiting = [index]
+    def _compute_again(self, wanted: Collection[int]) -> None:
+        """Writes the nodes that lead to some values from what is there, each once, in their order in the step."""
+        graph = self._traced.graph
+        waiting, needed = list(wanted), set()
         while waiting:
-            node = self._traced.graph.nodes[waiting[-1]]
-            sources = self._sources(node)
-            needed = [one for one in sources if self._is_gone(one) and one not in self._second]
-            if needed:
-                waiting += needed
-                continue
-            waiting.pop()
-            if node.id not in self._second:
-                places = {one: self._second[one] if self._is_gone(one) else self._first[one] for one in sources}
-                self._second[node.id] = self._write(node, places, self._repeated_call(node), again=True)
-                if node.id in self._states:
-                    self._draw_again(node, self._second[node.id])
+            index = waiting.pop()
+            if index not in needed and index not in self._second:
+                # A result of several is held until its last part is taken: they are taken at once.
+                needed.update(self._parts.get(index, (index,)))
+                waiting += [one for one in repeated_sources(graph.nodes[index], graph) if self._is_gone(one)]
+        for index in sorted(needed):
+            node = graph.nodes[index]
+            sources = repeated_sources(node, graph)
+            places = {one: self._second[one] if self._is_gone(one) else self._first[one] for one in sources}
+            self._second[index] = self._write(node, places, self._repeated_call(node), again=True)
+            if index in self._states:
+                self._draw_again(node, self._second[index])
 
     def _remember(self, node: Node) -> int:
         """Adds a line that takes the state of the node's generator."""
@@ -221,13 +244,6 @@ class _Writer:
         fake = next(iter(leaves(self._traced.fakes[node.id])))
         return fake.device, self._traced.calls[node.id].kwargs.get("generator")
 
-    def _sources(self, node: Node) -> tuple[int, ...]:
-        """What a second computation takes: all but a batch norm's running statistics."""
-        if not node.batch_norm:
-            return node.inputs
-        running = {one.id for one in (self._traced.calls[node.id].args[place] for place in _RUNNING) if _is_ref(one)}
-        return tuple(one for one in node.inputs if one not in running)
-
     def _repeated_call(self, node: Node) -> Call:
         call = self._traced.calls[node.id]
         if not node.batch_norm:
@@ -237,7 +253,7 @@ class _Writer:
 
     def _is_gone(self, index: int) -> bool:
         """Whether a value of the forward pass is not there in the backward pass: dropped, or never kept."""
-        return self._is_missing(index) or not _lies_there(self._traced.graph, index)
+        return self._is_missing(index) or not lies_there(self._traced.graph, index)
 
     def _write(self, old: Node, places: dict[int, int], call: Call, *, again: bool) -> int:
         """Adds a line; what lies in the storage of a source lies in that of the line it is taken from."""
@@ -272,10 +288,12 @@ class _Writer:
             nodes.append(replace(own.node, id=new[line], inputs=tuple(new[one] for one in own.node.inputs)))
             calls.append(Call(own.call.target, _mapped(own.call.args, new), _mapped(own.call.kwargs, new)))
             fakes.append(own.fake)
-        graph = _compacted(nodes, self._storages, tuple(new[one] for one in outputs))
+        graph = compacted(nodes, self._storages, tuple(new[one] for one in outputs))
         step = replace(self._traced, graph=graph, calls=tuple(calls), fakes=tuple(fakes))
         origins = np.array([self._lines[line].origin for line in kept], np.int64)
-        return Rewritten(step, origins, np.array([self._lines[line].again for line in kept], bool))
+        again = np.array([self._lines[line].again for line in kept], bool)
+        states = set(self._states.values())
+        return Rewritten(step, origins, again, np.array([line in states for line in kept], bool))
 
 
 def _needed(lines: Sequence[_Line], outputs: Sequence[int]) -> list[int]:
@@ -287,28 +305,6 @@ def _needed(lines: Sequence[_Line], outputs: Sequence[int]) -> list[int]:
             needed.add(line)
             needed.update(own.node.inputs)
     return sorted(needed)
-
-
-def _compacted(nodes: Sequence[Node], storages: Sequence[Storage], outputs: tuple[int, ...]) -> StepGraph:
-    """A graph whose storages are those that its nodes use, each created by the first that does."""
-    new: dict[int, int] = {}
-    creators: list[int] = []
-    for node in nodes:
-        for storage in node.storages:
-            if storage not in new:
-                new[storage] = len(new)
-                creators.append(node.id)
-    old = {index: storage for storage, index in new.items()}
-    kept = tuple(replace(storages[old[index]], id=index, creator=creator) for index, creator in enumerate(creators))
-    renamed = tuple(
-        replace(
-            node,
-            storages=tuple(new[one] for one in node.storages),
-            writes=tuple(new[one] for one in node.writes),
-        )
-        for node in nodes
-    )
-    return StepGraph(renamed, kept, outputs)
 
 
 def _is_ref(value: Any) -> bool:

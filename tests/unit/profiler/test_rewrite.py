@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from projects.profiler.accountant import Accountant
+from projects.profiler.inplace import in_place
 from projects.profiler.ir import Phase
 from projects.profiler.liveness import liveness
 from projects.profiler.memory import held_by, peak_of
@@ -31,7 +32,7 @@ def assert_same_steps(step: TrainingStep, share: float, seed: int = 0) -> None:
     """Five steps by autograd and five by the rewritten graph."""
     step.take()
     other = twin(step)
-    traced = trace(step)
+    traced = in_place(trace(step))
     program = Program(rewrite(traced, chosen(traced, share, seed)).step)
     states = [one.get_state() for one in generators(step)]
     torch.manual_seed(7)
@@ -69,7 +70,7 @@ def test_three_peaks_agree(name: str) -> None:
     step = miniature(name)
     step.take()
     step.clear()
-    traced = trace(step)
+    traced = in_place(trace(step))
     smaller = rewrite(traced, chosen(traced, 0.7, seed=1)).step
     program, inputs = Program(smaller), smaller.inputs(step)
     held = liveness(smaller.graph).held()

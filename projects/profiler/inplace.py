@@ -1,0 +1,121 @@
+"""Elementwise results written over an input that nobody needs any more: less memory for the same numbers and time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from projects.profiler.assemble import Call, Ref
+from projects.profiler.ir import PART, Node, Phase, Role, StepGraph, Storage, compacted
+from projects.profiler.trace import TracedStep
+
+_aten = torch.ops.aten
+# Elementwise operators, with the overload that writes where it is told to, and the name of that argument.
+_ELEMENTWISE: Mapping[Any, tuple[Any, str]] = {
+    **{
+        getattr(_aten, name).default: (getattr(_aten, name).out, "out")
+        for name in ("relu", "gelu", "silu", "tanh", "sigmoid", "exp", "neg", "rsqrt", "hardtanh", "hardswish", "erf")
+    },
+    **{
+        getattr(_aten, name).default: (getattr(_aten, name).grad_input, "grad_input")
+        for name in (
+            "threshold_backward", "gelu_backward", "silu_backward", "tanh_backward", "sigmoid_backward",
+            "hardtanh_backward",
+        )
+    },
+    **{
+        getattr(_aten, name).Tensor: (getattr(_aten, name).out, "out") for name in ("add", "sub", "mul", "div")
+    },
+    # A row is summed before any of it is written.
+    _aten._log_softmax_backward_data.default: (_aten._log_softmax_backward_data.out, "out"),
+    _aten._softmax_backward_data.default: (_aten._softmax_backward_data.out, "grad_input"),
+}  # fmt: skip
+# Of these only the gradient, their first argument, may be written over.
+_BY_ROWS = {_aten._log_softmax_backward_data.default, _aten._softmax_backward_data.default}
+
+
+def in_place(traced: TracedStep) -> TracedStep:
+    """The same step, its elementwise operators writing over a temporary that ends with them where there is one."""
+    nodes, calls = list(traced.graph.nodes), list(traced.calls)
+    lives = _Lives(traced.graph)
+    for node in traced.graph.nodes:
+        over = next((one for one in _offered(node, traced) if lives.can_take(node, one)), None)
+        if over is not None:
+            target, name = _ELEMENTWISE[calls[node.id].target]
+            calls[node.id] = Call(target, calls[node.id].args, {**calls[node.id].kwargs, name: Ref(over)})
+            nodes[node.id] = replace(node, op=str(target), writes=(lives.take(node, over),))
+    return replace(traced, graph=lives.merged(nodes), calls=tuple(calls))
+
+
+def _offered(node: Node, traced: TracedStep) -> list[int]:
+    """Inputs of an elementwise operator that are laid out as its result is."""
+    target, args, _ = traced.calls[node.id]
+    if target not in _ELEMENTWISE:
+        return []
+    given = [one.id for one in (args[:1] if target in _BY_ROWS else args) if isinstance(one, Ref)]
+    return [one for one in given if _layout(traced.fakes[one]) == _layout(traced.fakes[node.id])]
+
+
+def _layout(fake: Any) -> Any:
+    if not isinstance(fake, Tensor):
+        return None
+    return fake.shape, fake.stride(), fake.storage_offset(), fake.dtype, fake.device
+
+
+class _Lives:
+    """Which values lie in a storage while storages are merged, and how long it is needed."""
+
+    def __init__(self, graph: StepGraph) -> None:
+        self._graph = graph
+        self._last = graph.last_uses
+        self._storages = list(graph.storages)
+        self._merged = {one.id: one.id for one in graph.storages}
+        self._lying: list[list[int]] = [[] for _ in graph.storages]
+        for node in graph.nodes:
+            for storage in node.storages:
+                self._lying[storage].append(node.id)
+
+    def can_take(self, node: Node, over: int) -> bool:
+        """Whether nobody needs the storage of an input after a node, nor may need it for recomputation."""
+        own, places = node.storages, self._graph.nodes[over].storages
+        if len(own) != 1 or len(places) != 1 or self._graph.storages[own[0]].creator != node.id:
+            return False
+        place = self._storages[self._merged[places[0]]]
+        creator, lying = self._graph.nodes[place.creator], self._lying[place.id]
+        return (
+            place.role is Role.OTHER
+            and place.bytes == self._storages[own[0]].bytes
+            and not creator.is_placeholder
+            and creator.phase is node.phase
+            and max(self._last[one] for one in lying) == node.id
+            and (node.phase is not Phase.FORWARD or all(self._is_stage(one, place) for one in lying))
+        )
+
+    def _is_stage(self, index: int, place: Storage) -> bool:
+        """Whether a value in a storage is there before it is finished, and is no view that somebody may keep."""
+        node = self._graph.nodes[index]
+        own = {self._merged[one] for one in node.storages if self._graph.storages[one].creator == index}
+        return place.id in own or node.op == PART or place.id in {self._merged[one] for one in node.writes}
+
+    def take(self, node: Node, over: int) -> int:
+        """Puts a node's result where an input lies; returns the storage."""
+        own = node.storages[0]
+        place = self._merged[self._graph.nodes[over].storages[0]]
+        self._merged[own] = place
+        self._lying[place] += self._lying[own]
+        self._storages[place] = replace(self._storages[place], role=self._storages[own].role)
+        return place
+
+    def merged(self, nodes: Sequence[Node]) -> StepGraph:
+        """The graph with fewer storages."""
+        moved = [
+            replace(
+                node,
+                storages=tuple(dict.fromkeys(self._merged[one] for one in node.storages)),
+                writes=tuple(dict.fromkeys(self._merged[one] for one in node.writes)),
+            )
+            for node in nodes
+        ]
+        return compacted(moved, self._storages, self._graph.outputs)

@@ -1,0 +1,83 @@
+"""Seconds that a machine needs at least for each node: the larger of arithmetic and memory traffic (Williams, 2009)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import flop_registry
+
+from projects.profiler.assemble import Call, Ref
+from projects.profiler.compat import leaves
+from projects.profiler.ir import Node
+from projects.profiler.trace import TracedStep
+
+
+class Machine(NamedTuple):
+    """What a roofline knows of a device.
+
+    Attributes:
+        flops: float32 operations a second, multiply and add counted as two.
+        bandwidth: bytes a second to and from memory.
+    """
+
+    flops: float
+    bandwidth: float
+
+
+# From the makers' data sheets, float32 without tensor cores.
+MACHINES: Mapping[str, Machine] = {
+    "a100": Machine(19.5e12, 1.555e12),
+    "h100": Machine(66.9e12, 3.35e12),
+    "v100": Machine(15.7e12, 0.9e12),
+}
+
+
+def roofline(traced: TracedStep, machine: Machine) -> np.ndarray:
+    """Seconds of each node, float64 (nodes,); 0 for views and for what is no operator.
+
+    Every tensor that an operator takes or makes moves once; all of its arithmetic is done at full speed.
+    """
+    times = np.zeros(len(traced.graph.nodes))
+    for node in traced.graph.nodes:
+        if not node.is_placeholder and moves(node, traced):
+            traffic = _traffic(node, traced) / machine.bandwidth
+            times[node.id] = max(_flops(traced.calls[node.id], traced.fakes, node.id) / machine.flops, traffic)
+    return times
+
+
+def moves(node: Node, traced: TracedStep) -> bool:
+    """Whether a node does anything with memory: it makes a storage, or changes one."""
+    made = any(traced.graph.storages[one].creator == node.id for one in node.storages)
+    return made or bool(node.writes)
+
+
+def _traffic(node: Node, traced: TracedStep) -> int:
+    tensors = [one for index in (*node.inputs, node.id) for one in leaves(traced.fakes[index])]
+    return sum(one.numel() * one.element_size() for one in tensors)
+
+
+# What torch counts on GPUs only: attention in one operator, (forward, backward).
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (torch.ops.aten._scaled_dot_product_flash_attention),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        torch.ops.aten._scaled_dot_product_flash_attention_backward
+    ),
+}
+
+
+def _flops(call: Call, fakes: tuple[Any, ...], index: int) -> int:
+    operator = getattr(call.target, "overloadpacket", None)
+    formula: Callable[..., int] | None = flop_registry.get(_CPU_ATTENTION.get(operator, operator))
+    if formula is None:
+        return 0
+
+    def given(value: Any) -> Any:
+        if isinstance(value, Ref):
+            return fakes[value.id]
+        if isinstance(value, list | tuple):
+            return type(value)(given(one) for one in value)
+        return value
+
+    keywords = {key: given(value) for key, value in call.kwargs.items()}
+    return int(formula(*(given(one) for one in call.args), **keywords, out_val=fakes[index]))
