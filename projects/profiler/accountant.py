@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from projects.profiler.compat import StorageWeakRef, leaves, storage_key
-from projects.profiler.memory import held_by
-from projects.profiler.program import Watcher
+from labtrail.stepgraph.compat import StorageWeakRef, leaves, storage_key
+from labtrail.stepgraph.memory import held_by
+from labtrail.stepgraph.program import Watcher
 
 
 class Accountant:

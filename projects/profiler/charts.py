@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labtrail.figures import COLOURS
-from projects.profiler.ir import Phase
+from labtrail.stepgraph.ir import Phase
 
 MIB = 2**20
 PART_COLOURS: Mapping[str, str] = {

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from projects.profiler.program import Watcher
+from labtrail.stepgraph.program import Watcher
 
 
 class Clock(Protocol):

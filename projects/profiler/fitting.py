@@ -9,10 +9,10 @@ import psutil
 import torch
 
 from labtrail.errors import LabtrailError
-from projects.profiler.liveness import Activation, activations, held_with_swapping, liveness
+from labtrail.stepgraph.liveness import Activation, activations, held_with_swapping, liveness
+from labtrail.stepgraph.trace import TracedStep
 from projects.profiler.swap import swappable
 from projects.profiler.tables import size
-from projects.profiler.trace import TracedStep
 
 _GROUP = Path("/sys/fs/cgroup")
 

@@ -19,20 +19,21 @@ from labtrail.example import Example
 from labtrail.launch import require_one_process
 from labtrail.record import Record, named
 from labtrail.seeding import reseed
+from labtrail.stepgraph import compat
+from labtrail.stepgraph.liveness import liveness
+from labtrail.stepgraph.memory import held_by, peak_of
+from labtrail.stepgraph.step import TrainingStep, plain_step
+from labtrail.stepgraph.trace import TracedStep, trace
 from labtrail.task import Task
-from projects.profiler import charts, compat, families
+from projects.profiler import charts, families
 from projects.profiler.clock import clock_of
 from projects.profiler.config import OptimizerName, ProfilerConfig
 from projects.profiler.families import Sizes
 from projects.profiler.fitting import free_bytes, out_of_memory_explained, to_swap
-from projects.profiler.liveness import liveness
-from projects.profiler.memory import held_by, peak_of
 from projects.profiler.profile import GraphProfiler, Profile
 from projects.profiler.report import write_report
-from projects.profiler.step import TrainingStep, plain_step
 from projects.profiler.swap import Bandwidth, measure_bandwidth
 from projects.profiler.tables import duration, size, summary
-from projects.profiler.trace import TracedStep, trace
 
 NAME = "profiler"
 _GIB = 2**30

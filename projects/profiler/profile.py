@@ -10,15 +10,15 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from labtrail.stepgraph.liveness import Activation, activations, breakdown, held_with_swapping, liveness
+from labtrail.stepgraph.memory import granularity, held_by, node_peaks, peak_of
+from labtrail.stepgraph.program import Program, Watcher
+from labtrail.stepgraph.step import TrainingStep
+from labtrail.stepgraph.trace import TracedStep
+from labtrail.stepgraph.workspace import workspaces
 from projects.profiler.clock import Stopwatch, clock_of
-from projects.profiler.liveness import Activation, activations, breakdown, held_with_swapping, liveness
-from projects.profiler.memory import granularity, held_by, node_peaks, peak_of
-from projects.profiler.program import Program, Watcher
 from projects.profiler.recompute import recomputations
-from projects.profiler.step import TrainingStep
 from projects.profiler.swap import Bandwidth, Swapper, shelf_of
-from projects.profiler.trace import TracedStep
-from projects.profiler.workspace import workspaces
 
 # No clock tells less apart; what takes no measurable time is not free.
 _TICK_S = 1e-9

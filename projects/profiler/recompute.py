@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from projects.profiler.ir import Phase, Role, StepGraph
-from projects.profiler.liveness import Activation
+from labtrail.stepgraph.ir import Phase, Role, StepGraph
+from labtrail.stepgraph.liveness import Activation
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from projects.profiler import compat
+from labtrail.stepgraph import compat
+from labtrail.stepgraph.ir import StepGraph
+from labtrail.stepgraph.liveness import Activation
+from labtrail.stepgraph.program import Watcher
 from projects.profiler.clock import Clock
-from projects.profiler.ir import StepGraph
-from projects.profiler.liveness import Activation
-from projects.profiler.program import Watcher
 
 _PROBE_BYTES = 64 << 20
 _PROBES = 5

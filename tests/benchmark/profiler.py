@@ -11,12 +11,12 @@ from torch import Tensor, fx, nn
 from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 
-from projects.profiler.assemble import Ref
+from labtrail.stepgraph.assemble import Ref
+from labtrail.stepgraph.program import Program
+from labtrail.stepgraph.step import TrainingStep, plain_step
+from labtrail.stepgraph.trace import TracedStep, trace
 from projects.profiler.clock import CpuClock, Stopwatch
 from projects.profiler.families import Sizes, example, example_on_paper
-from projects.profiler.program import Program
-from projects.profiler.step import TrainingStep, plain_step
-from projects.profiler.trace import TracedStep, trace
 from tests.benchmark.timing import Row, compare, cpu_seconds
 
 _REPEATS = 15

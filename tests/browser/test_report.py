@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from labtrail.stepgraph.trace import trace
 from projects.profiler.profile import GraphProfiler, Profile
 from projects.profiler.report import write_report
 from projects.profiler.swap import Bandwidth
 from projects.profiler.tables import size
-from projects.profiler.trace import trace
 from tests.browser.chromium import browser_page, needs_chromium
 from tests.unit.profiler.steps import SMALL, miniature
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
+from labtrail.stepgraph.step import TrainingStep, plain_step
 from projects.profiler.families import Sizes, example
-from projects.profiler.step import TrainingStep, plain_step
 
 _WORDS = {"vocab_size": 64}
 _NO_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

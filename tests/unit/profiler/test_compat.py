@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from projects.profiler import compat
+from labtrail.stepgraph import compat
 from projects.profiler.tiny import Tiny
 
 

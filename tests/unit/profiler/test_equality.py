@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
 
+from labtrail.stepgraph.liveness import activations
+from labtrail.stepgraph.program import Program
+from labtrail.stepgraph.step import TrainingStep
+from labtrail.stepgraph.trace import trace
 from projects.profiler.families import names
-from projects.profiler.liveness import activations
-from projects.profiler.program import Program
-from projects.profiler.step import TrainingStep
-from projects.profiler.trace import trace
 from tests.unit.profiler.steps import MINIATURES, MakeOptimizer, RandomModel, miniature, random_step, step_of, twin
 
 STEPS = 5

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from labtrail.stepgraph.liveness import liveness
+from labtrail.stepgraph.program import Program
+from labtrail.stepgraph.trace import trace
 from projects.profiler.accountant import Accountant
 from projects.profiler.families import Sizes, example, names
-from projects.profiler.liveness import liveness
 from projects.profiler.profile import GraphProfiler
-from projects.profiler.program import Program
 from projects.profiler.swap import Bandwidth
-from projects.profiler.trace import trace
 from tests.unit.profiler.steps import step_of
 
 pytestmark = pytest.mark.slow

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from projects.profiler import compat
+from labtrail.stepgraph import compat
+from labtrail.stepgraph.liveness import activations, liveness
+from labtrail.stepgraph.memory import node_peaks
+from labtrail.stepgraph.program import Program
+from labtrail.stepgraph.step import TrainingStep
+from labtrail.stepgraph.trace import trace
 from projects.profiler.families import Sizes
-from projects.profiler.liveness import activations, liveness
-from projects.profiler.memory import node_peaks
 from projects.profiler.profile import GraphProfiler
-from projects.profiler.program import Program
-from projects.profiler.step import TrainingStep
 from projects.profiler.swap import Bandwidth, measure_bandwidth, swappable
-from projects.profiler.trace import trace
 from tests.unit.profiler.steps import miniature, step_of, twin
 
 pytestmark = [

@@ -11,22 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from projects.profiler import compat
-from projects.profiler.accountant import Accountant
-from projects.profiler.clock import CpuClock
-from projects.profiler.liveness import (
+from labtrail.stepgraph import compat
+from labtrail.stepgraph.liveness import (
     PARTS,
     activations,
     breakdown,
     held_with_swapping,
     liveness,
 )
-from projects.profiler.memory import held_by, node_peaks, peak_of, pieces
-from projects.profiler.program import Program
-from projects.profiler.step import TrainingStep
+from labtrail.stepgraph.memory import held_by, node_peaks, peak_of, pieces
+from labtrail.stepgraph.program import Program
+from labtrail.stepgraph.step import TrainingStep
+from labtrail.stepgraph.trace import TracedStep, trace
+from labtrail.stepgraph.workspace import workspaces
+from projects.profiler.accountant import Accountant
+from projects.profiler.clock import CpuClock
 from projects.profiler.swap import Files, Swapper, swappable
-from projects.profiler.trace import TracedStep, trace
-from projects.profiler.workspace import workspaces
 from tests.unit.profiler.steps import MINIATURES, RandomModel, miniature, random_step, step_of
 from tests.workspace import REPOSITORY
 
@@ -172,8 +172,8 @@ LARGE = """
 import resource, torch
 from torch.optim import AdamW
 from projects.profiler.families import Sizes, example_on_paper
-from projects.profiler.step import TrainingStep, plain_step
-from projects.profiler.trace import trace
+from labtrail.stepgraph.step import TrainingStep, plain_step
+from labtrail.stepgraph.trace import trace
 model, batch, loss = example_on_paper("bert-large", {}, Sizes(8, 512, 224), torch.device("cpu"))
 step = TrainingStep(model.train(), AdamW(list(model.parameters()), fused=True), batch, plain_step(loss))
 assert len(trace(step).graph.nodes) > 6000

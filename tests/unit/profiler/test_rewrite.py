@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from labtrail.stepgraph.inplace import in_place
+from labtrail.stepgraph.ir import Phase
+from labtrail.stepgraph.liveness import liveness
+from labtrail.stepgraph.memory import held_by, peak_of
+from labtrail.stepgraph.program import Program
+from labtrail.stepgraph.rewrite import recomputable, rewrite
+from labtrail.stepgraph.step import TrainingStep
+from labtrail.stepgraph.trace import TracedStep, trace
+from labtrail.stepgraph.workspace import workspaces
 from projects.profiler.accountant import Accountant
-from projects.profiler.inplace import in_place
-from projects.profiler.ir import Phase
-from projects.profiler.liveness import liveness
-from projects.profiler.memory import held_by, peak_of
-from projects.profiler.program import Program
-from projects.profiler.rewrite import recomputable, rewrite
-from projects.profiler.step import TrainingStep
-from projects.profiler.trace import TracedStep, trace
-from projects.profiler.workspace import workspaces
 from tests.unit.profiler.steps import MINIATURES, RandomModel, miniature, random_step, step_of, twin
 from tests.unit.profiler.test_equality import STEPS, generators
 

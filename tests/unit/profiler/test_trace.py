@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam
 from torch.utils.checkpoint import checkpoint
 
+from labtrail.stepgraph.ir import Phase, Role
+from labtrail.stepgraph.program import Program
+from labtrail.stepgraph.step import TraceError, TrainingStep, plain_step
+from labtrail.stepgraph.trace import trace
 from projects.profiler.families import Sizes, example_on_paper, names
-from projects.profiler.ir import Phase, Role
-from projects.profiler.program import Program
-from projects.profiler.step import TraceError, TrainingStep, plain_step
-from projects.profiler.trace import trace
 from tests.unit.profiler.steps import adamw, miniature, step_of
 
 OUTSIDE = torch.randn(8)

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import flop_registry
 
-from projects.profiler.assemble import Call, Ref
-from projects.profiler.compat import leaves
-from projects.profiler.ir import Node
-from projects.profiler.trace import TracedStep
+from labtrail.stepgraph.assemble import Call, Ref
+from labtrail.stepgraph.compat import leaves
+from labtrail.stepgraph.ir import Node
+from labtrail.stepgraph.trace import TracedStep
 
 
 class Machine(NamedTuple):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from projects.profiler.ir import Node, Phase, StepGraph
-from projects.profiler.rewrite import lies_there, parts_of, recomputable, repeated_sources
+from labtrail.stepgraph.ir import Node, Phase, StepGraph
+from labtrail.stepgraph.rewrite import lies_there, parts_of, recomputable, repeated_sources
 
 # Later than everything: a slot that never comes, and a place behind all recomputation of a slot.
 _NEVER = 1 << 40

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from projects.profiler.ir import Phase, Role, StepGraph
+from labtrail.stepgraph.ir import Phase, Role, StepGraph
 
 # The parts of a memory breakdown, as people ask for them.
 PARTS: Mapping[str, tuple[Role, ...]] = {

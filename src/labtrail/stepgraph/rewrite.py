@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from projects.profiler import replay
-from projects.profiler.assemble import Call, Ref
-from projects.profiler.compat import leaves
-from projects.profiler.ir import PART, Node, Phase, Role, StepGraph, Storage, compacted
-from projects.profiler.trace import TracedStep
+from labtrail.stepgraph import replay
+from labtrail.stepgraph.assemble import Call, Ref
+from labtrail.stepgraph.compat import leaves
+from labtrail.stepgraph.ir import PART, Node, Phase, Role, StepGraph, Storage, compacted
+from labtrail.stepgraph.trace import TracedStep
 
 # Where the running statistics stand among the arguments of batch norm.
 _RUNNING = (3, 4)

@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from labtrail.errors import LabtrailError
-from projects.profiler.compat import leaves
+from labtrail.stepgraph.compat import leaves
 
 
 class TraceError(LabtrailError):

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from projects.profiler.assemble import Call, Ref
-from projects.profiler.trace import TracedStep
+from labtrail.stepgraph.assemble import Call, Ref
+from labtrail.stepgraph.trace import TracedStep
 
 Look = Callable[[int, list[Any]], None]
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from projects.profiler.assemble import Call, Ref
-from projects.profiler.ir import PART, Node, Phase, Role, StepGraph, Storage, compacted
-from projects.profiler.trace import TracedStep
+from labtrail.stepgraph.assemble import Call, Ref
+from labtrail.stepgraph.ir import PART, Node, Phase, Role, StepGraph, Storage, compacted
+from labtrail.stepgraph.trace import TracedStep
 
 _aten = torch.ops.aten
 # Elementwise operators, with the overload that writes where it is told to, and the name of that argument.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from projects.profiler import compat, failure
+from labtrail.stepgraph import compat, failure
 
 _NOTE = "labtrail_note"
 

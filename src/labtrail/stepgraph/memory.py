@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from projects.profiler.compat import MemoryEvent, memory_events, storage_key
-from projects.profiler.ir import StepGraph
-from projects.profiler.program import Program, Watcher
-from projects.profiler.trace import TracedStep
+from labtrail.stepgraph.compat import MemoryEvent, memory_events, storage_key
+from labtrail.stepgraph.ir import StepGraph
+from labtrail.stepgraph.program import Program, Watcher
+from labtrail.stepgraph.trace import TracedStep
 
 # What the caching allocator of CUDA rounds up to.
 _CUDA_BLOCK = 512

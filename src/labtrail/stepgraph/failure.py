@@ -13,8 +13,8 @@ import torch
 
 import labtrail
 from labtrail.errors import LabtrailError
-from projects.profiler import compat
-from projects.profiler.step import TraceError
+from labtrail.stepgraph import compat
+from labtrail.stepgraph.step import TraceError
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _PYTHON = f"{sysconfig.get_path('stdlib')}{os.sep}"

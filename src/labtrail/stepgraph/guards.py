@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from projects.profiler import compat
-from projects.profiler.step import TraceError, TrainingStep
+from labtrail.stepgraph import compat
+from labtrail.stepgraph.step import TraceError, TrainingStep
 
 
 class Numbers(NamedTuple):

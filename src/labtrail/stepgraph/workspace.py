@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from projects.profiler import compat
-from projects.profiler.assemble import Call, Ref
-from projects.profiler.ir import Node, Phase
-from projects.profiler.memory import mark, marker_bytes, peak_of, pieces
-from projects.profiler.trace import TracedStep
+from labtrail.stepgraph import compat
+from labtrail.stepgraph.assemble import Call, Ref
+from labtrail.stepgraph.ir import Node, Phase
+from labtrail.stepgraph.memory import mark, marker_bytes, peak_of, pieces
+from labtrail.stepgraph.trace import TracedStep
 
 
 def workspaces(traced: TracedStep) -> np.ndarray:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from projects.profiler import compat
-from projects.profiler.ir import PLACEHOLDER, Node, Phase, Role, StepGraph, Storage
-from projects.profiler.notes import note_of
+from labtrail.stepgraph import compat
+from labtrail.stepgraph.ir import PLACEHOLDER, Node, Phase, Role, StepGraph, Storage
+from labtrail.stepgraph.notes import note_of
 
 _aten = torch.ops.aten
 # Operators that change arguments which their schema calls inputs: position of the switch, positions of what changes.

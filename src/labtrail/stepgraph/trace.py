@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from projects.profiler import compat, failure
-from projects.profiler.assemble import Call, assemble
-from projects.profiler.guards import (
+from labtrail.stepgraph import compat, failure
+from labtrail.stepgraph.assemble import Call, assemble
+from labtrail.stepgraph.guards import (
     Numbers,
     check_gradients,
     check_numbers,
@@ -17,9 +17,9 @@ from projects.profiler.guards import (
     numbers_of,
     places_of,
 )
-from projects.profiler.ir import Role, StepGraph
-from projects.profiler.notes import Notes
-from projects.profiler.step import TraceError, TrainingStep
+from labtrail.stepgraph.ir import Role, StepGraph
+from labtrail.stepgraph.notes import Notes
+from labtrail.stepgraph.step import TraceError, TrainingStep
 
 
 @dataclass(frozen=True)
