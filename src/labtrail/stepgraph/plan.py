@@ -1,0 +1,169 @@
+"""Which activations to compute again so that a peak stays below a target, what that costs, and what it must cost."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from labtrail.errors import LabtrailError
+from labtrail.stepgraph.ir import StepGraph
+from labtrail.stepgraph.milp import Relaxation
+from labtrail.stepgraph.search import descend, trim
+from labtrail.stepgraph.simulate import Costs, Simulator
+
+# Activations that together are less than this share of the peak are kept: they cannot help.
+_SMALL = 1e-4
+# Nodes that the program learns about at once, and how far apart.
+_LEARNT, _APART = 4, 10
+# Descents go down in steps, since what helps far above a target harms near it.
+_STRIDE = 0.05
+# A plan this near to its bound is good enough.
+_ENOUGH = 5e-3
+
+
+class InfeasibleError(LabtrailError):
+    """A target that no plan reaches; says what the least is."""
+
+
+class Plan(NamedTuple):
+    """What is computed again, and what comes of it.
+
+    Attributes:
+        dropped: storages of the graph.
+        target_bytes: what was asked for.
+        peak_bytes: of the step under the plan, workspace included.
+        extra_time_s: of the nodes that run twice.
+        bound_s: no plan below the target takes less, small activations kept; 0 if nothing is known.
+        solver: what found it.
+    """
+
+    dropped: frozenset[int]
+    target_bytes: float
+    peak_bytes: int
+    extra_time_s: float
+    bound_s: float
+    solver: str
+
+    @property
+    def gap(self) -> float:
+        """Share of the extra time that is not proven to be needed."""
+        return max(0.0, 1 - self.bound_s / self.extra_time_s) if self.extra_time_s > 0 else 0.0
+
+
+class Planner:
+    """Looks for plans of one step; what it learns for one target helps with the next.
+
+    Attributes:
+        peak_bytes: of the step that keeps all.
+        candidates: activations that are decided on.
+    """
+
+    def __init__(self, graph: StepGraph, costs: Costs) -> None:
+        self._simulator = Simulator(graph, costs)
+        self.peak_bytes = self._simulator.peak_bytes
+        self.candidates = self._worthwhile()
+        self._relaxation = Relaxation(self._simulator, costs, self.candidates)
+        self._found: list[Plan] = [self._present(0, "none")]
+        self._descended = [self._found[0]]
+
+    def _worthwhile(self) -> list[int]:
+        sizes = self._simulator.flow.sizes
+        rising = sorted(self._simulator.able, key=lambda one: sizes[one])
+        small = np.cumsum([sizes[one] for one in rising]) < _SMALL * self.peak_bytes
+        dropped = {one for one, too_small in zip(rising, small, strict=True) if too_small}
+        return [one for one in self._simulator.able if one not in dropped]
+
+    def _present(self, target_bytes: float, solver: str, bound_s: float = 0.0) -> Plan:
+        now = self._simulator
+        return Plan(frozenset(now.dropped), target_bytes, now.peak_bytes, now.extra_time_s, bound_s, solver)
+
+    def greedy(self, target_bytes: float) -> Plan | None:
+        """The plan of local search alone; None if it gets stuck above the target."""
+        for one in self._steps(target_bytes):
+            self._simulator.adopt(self._descended[-1].dropped if one < self._descended[-1].peak_bytes else ())
+            if not descend(self._simulator, self.candidates, one):
+                return None
+            trim(self._simulator, self.candidates, one)
+            self._note("greedy", one)
+            self._descended.append(self._found[-1])
+        return min(self._below(target_bytes, "greedy"), key=lambda plan: plan.extra_time_s, default=None)
+
+    def _steps(self, target_bytes: float) -> Iterator[float]:
+        """Targets from the lowest one that was descended to, down to this one."""
+        now = float(self._descended[-1].peak_bytes)
+        while now > target_bytes:
+            now = max(now - _STRIDE * self.peak_bytes, target_bytes)
+            yield now
+
+    def _note(self, solver: str, target_bytes: float) -> None:
+        self._found.append(self._present(target_bytes, solver))
+
+    def _below(self, target_bytes: float, solver: str = "") -> list[Plan]:
+        return [one for one in self._found if one.peak_bytes <= target_bytes and solver in ("", one.solver)]
+
+    def solve(self, target_bytes: float, limit_s: float) -> Plan:
+        """The cheapest plan that is found in some seconds, with its bound.
+
+        Raises:
+            InfeasibleError: none is found.
+        """
+        deadline, bound = time.monotonic() + limit_s, 0.0
+        self.greedy(target_bytes)
+        chosen: set[int] = set()
+        excluded: list[frozenset[int]] = []
+        while not self._is_enough(target_bytes, bound) and (left := deadline - time.monotonic()) > 0:
+            found = self._relaxation.solve(target_bytes, chosen, excluded, left)
+            if found is None:
+                break
+            bound = max(bound, found.bound_s)
+            if found.dropped is None:
+                break
+            self._simulator.adopt(found.dropped)
+            if self._simulator.peak_bytes <= target_bytes:
+                self._note("milp", target_bytes)
+                break
+            new = self._too_large(target_bytes) - chosen
+            chosen |= new
+            if not new:
+                excluded.append(found.dropped)
+            if descend(self._simulator, self.candidates, target_bytes):
+                trim(self._simulator, self.candidates, target_bytes)
+                self._note("milp", target_bytes)
+        return self._best(target_bytes, bound)
+
+    def _is_enough(self, target_bytes: float, bound_s: float) -> bool:
+        best = min((one.extra_time_s for one in self._below(target_bytes)), default=np.inf)
+        return best <= bound_s * (1 + _ENOUGH)
+
+    def _too_large(self, target_bytes: float) -> set[int]:
+        """The worst nodes of the present plan, some way apart."""
+        over = self._simulator.needed().astype(float) - target_bytes
+        over[: self._simulator.flow.first_call] = 0
+        found: set[int] = set()
+        while len(found) < _LEARNT and over.max() > 0:
+            worst = int(over.argmax())
+            found.add(worst)
+            over[max(0, worst - _APART) : worst + _APART] = 0
+        return found
+
+    def _best(self, target_bytes: float, bound_s: float) -> Plan:
+        best = min(self._below(target_bytes), key=lambda plan: plan.extra_time_s, default=None)
+        if best is None:
+            least = min(one.peak_bytes for one in self._found)
+            raise InfeasibleError(
+                f"memory: {target_bytes:,.0f} bytes ({target_bytes / self.peak_bytes:.0%} of the step's peak) are not "
+                f"reached by recomputation; the least that was found is {least:,} ({least / self.peak_bytes:.0%})"
+            )
+        return best._replace(target_bytes=target_bytes, bound_s=min(bound_s, best.extra_time_s))
+
+    def least_bytes(self) -> int:
+        """The lowest peak that local search reaches."""
+        self.greedy(0)
+        return min(one.peak_bytes for one in self._found)
+
+    def frontier(self, targets: Sequence[float], limit_s: float) -> Iterator[Plan]:
+        """One plan for each target that is reached, from the highest down; its extra time never falls."""
+        self.least_bytes()
+        for target in sorted(targets, reverse=True):
+            yield self.solve(target, limit_s)
