@@ -63,6 +63,11 @@ FROZEN = {
         "seed", "compute.precision", "compute.threads", "model", "settings", "batch_sizes", "sequence_length",
         "image_size", "optimizer", "clip_norm", "iterations", "warmup", "memory_limit_gib", "bandwidth_gb_s",
     },
+    "profiler-remat": {
+        "seed", "compute.precision", "compute.threads", "model", "settings", "batch_size", "memory", "times",
+        "sequence_length", "image_size", "optimizer", "clip_norm", "iterations", "warmup", "solve_s", "targets",
+        "batch_sizes", "compare_torch",
+    },
     "profiler-compare": {"seed", "compute.precision", "compute.threads", "runs"},
     "pamap2-prepare": {
         "seed", "compute.precision", "compute.threads", "source", "output", "hr.median", "split.protocol",

@@ -1,9 +1,9 @@
-"""``python -m projects.profiler [compare]``: where memory and time of a training step go; profiles side by side."""
+"""``python -m projects.profiler [compare|remat]``: where memory of a training step goes, and how it needs less."""
 
 from labtrail.cli import run_tasks
-from projects.profiler import analysis, measure
+from projects.profiler import analysis, measure, remat
 
-TASKS = (measure.TASK, analysis.TASK)
+TASKS = (measure.TASK, analysis.TASK, remat.TASK)
 
 if __name__ == "__main__":
     run_tasks(TASKS, "projects.profiler")

@@ -3,50 +3,30 @@
 import gc
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from labtrail.checkpoint import Checkpoint
-from labtrail.example import Example
 from labtrail.launch import require_one_process
 from labtrail.record import Record, named
-from labtrail.seeding import reseed
-from labtrail.stepgraph import compat
 from labtrail.stepgraph.liveness import liveness
-from labtrail.stepgraph.memory import held_by, peak_of
-from labtrail.stepgraph.step import TrainingStep, plain_step
-from labtrail.stepgraph.trace import TracedStep, trace
+from labtrail.stepgraph.trace import trace
 from labtrail.task import Task
 from projects.profiler import charts, families
-from projects.profiler.clock import clock_of
-from projects.profiler.config import OptimizerName, ProfilerConfig
-from projects.profiler.families import Sizes
+from projects.profiler.config import ProfilerConfig
 from projects.profiler.fitting import free_bytes, out_of_memory_explained, to_swap
 from projects.profiler.profile import GraphProfiler, Profile
 from projects.profiler.report import write_report
+from projects.profiler.stepping import eager_figures, give_state, in_memory, on_paper
 from projects.profiler.swap import Bandwidth, measure_bandwidth
 from projects.profiler.tables import duration, size, summary
 
 NAME = "profiler"
 _GIB = 2**30
-_RATE = 1e-4
-# Each reads its step count from a tensor, so that the step can be one graph.
-_OPTIMIZERS: Mapping[OptimizerName, Callable[[list[nn.Parameter]], Optimizer]] = {
-    "adamw": lambda parameters: AdamW(parameters, lr=_RATE, fused=True),
-    "adam": lambda parameters: Adam(parameters, lr=_RATE, fused=True),
-    "sgd": lambda parameters: SGD(parameters, lr=_RATE, fused=True),
-    "momentum": lambda parameters: SGD(parameters, lr=_RATE, momentum=0.9, fused=True),
-    "adagrad": lambda parameters: Adagrad(parameters, lr=_RATE, fused=True),
-    "rmsprop": lambda parameters: RMSprop(parameters, lr=_RATE, foreach=False),
-}
 # What a run logs as metrics; the rest is in its table.
 _LOGGED = (
     "peak_bytes_predicted", "peak_bytes_measured", "step_time_s", "graph_time_s", "activation_bytes",
@@ -98,60 +78,23 @@ def _described(config: ProfilerConfig, batch_size: int, profile: Profile) -> str
 
 def _measured(config: ProfilerConfig, batch_size: int, bandwidth: Bandwidth, accelerator: Accelerator) -> Result:
     what, device = _what(config, batch_size), accelerator.device
-    sizes = Sizes(batch_size, config.sequence_length, config.image_size)
     began = time.perf_counter()
-    traced = trace(_step(config, families.example_on_paper(config.model, config.settings, sizes, device), accelerator))
+    traced = trace(on_paper(config, batch_size, accelerator))
     seconds = time.perf_counter() - began
     swapped = to_swap(traced, what, _limit(config), free_bytes(device))
     with out_of_memory_explained(what):
-        reseed(config.seed)
-        model, batch, loss = families.example(config.model, config.settings, sizes)
-        example = Example(model.to(device), compat.to_device(batch, device), loss)
-        step = _step(config, example, accelerator)
+        step = in_memory(config, batch_size, accelerator)
         profiler = GraphProfiler(traced, step, swapped)
-        eager = _warm(traced, step) if swapped else _eager(step, config, device)
+        eager: dict[str, float] = {}
+        if swapped:
+            give_state(step, traced.trained)
+        else:
+            eager = eager_figures(step, config, device)
         profiler.run(config.iterations, config.warmup)
         profiler.measure_memory()
         profile = profiler.aggregate(bandwidth)
         metrics = _metrics(profile, profiler.measured_peak()) | {"trace_time_s": seconds}
     return Result(profile, {"step_time_s": profile.graph_time_s} | metrics | eager)
-
-
-def _step(config: ProfilerConfig, example: Example, accelerator: Accelerator) -> TrainingStep:
-    """The example in training mode with the config's optimizer, in the accelerator's precision."""
-
-    def loss(model: nn.Module, batch: Any) -> Tensor:
-        with accelerator.autocast():
-            return example.loss(model, batch)
-
-    parameters = [one for one in example.model.parameters() if one.requires_grad]
-    optimizer = _OPTIMIZERS[config.optimizer](parameters)
-    return TrainingStep(example.model.train(), optimizer, example.batch, plain_step(loss, config.clip_norm))
-
-
-def _eager(step: TrainingStep, config: ProfilerConfig, device: torch.device) -> dict[str, float]:
-    """Seconds and peak of the step as it is, without any profiler; gives the optimizer its state."""
-    clock = clock_of(device)
-    for _ in range(max(1, config.warmup)):
-        step.take()
-    moments = [clock.now()]
-    for _ in range(config.iterations):
-        step.take()
-        moments.append(clock.now())
-    step.clear()
-    peak = peak_of(step.take, held_by(step.tensors()), device)
-    step.clear()
-    return {"step_time_s": float(np.median(np.diff(clock.seconds(moments)))), "peak_bytes_eager": float(peak)}
-
-
-def _warm(traced: TracedStep, step: TrainingStep) -> dict[str, float]:
-    """Gives the optimizer its state without a forward pass, for steps that do not fit."""
-    parameters = step.parameters()
-    for index in traced.trained:
-        parameters[index].grad = torch.zeros_like(parameters[index])
-    step.optimizer.step()
-    step.clear()
-    return {}
 
 
 def _metrics(profile: Profile, measured: int) -> dict[str, float]:

@@ -13,11 +13,11 @@ from tqdm import tqdm
 from labtrail.stepgraph.liveness import Activation, activations, breakdown, held_with_swapping, liveness
 from labtrail.stepgraph.memory import granularity, held_by, node_peaks, peak_of
 from labtrail.stepgraph.program import Program, Watcher
+from labtrail.stepgraph.recompute import recomputations
 from labtrail.stepgraph.step import TrainingStep
 from labtrail.stepgraph.trace import TracedStep
 from labtrail.stepgraph.workspace import workspaces
 from projects.profiler.clock import Stopwatch, clock_of
-from projects.profiler.recompute import recomputations
 from projects.profiler.swap import Bandwidth, Swapper, shelf_of
 
 # No clock tells less apart; what takes no measurable time is not free.

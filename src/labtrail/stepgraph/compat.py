@@ -90,6 +90,11 @@ def fake_batch(batch: Any, mode: FakeTensorMode, device: torch.device) -> Any:
     return tree_map_only(Tensor, lambda one: _fake_like(one, mode, device), batch)
 
 
+def fresh_fake(fake: Tensor) -> Tensor:
+    """A fake tensor like another, in a storage of its own, in the same mode."""
+    return _fake_like(fake, mode_of(fake), fake.device)
+
+
 def _fake_like(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Tensor:
     with mode:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)

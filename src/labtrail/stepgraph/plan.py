@@ -19,7 +19,7 @@ _LEARNT, _APART = 4, 10
 # Descents go down in steps, since what helps far above a target harms near it.
 _STRIDE = 0.05
 # A plan this near to its bound is good enough.
-_ENOUGH = 5e-3
+_ENOUGH = 1e-2
 
 
 class InfeasibleError(LabtrailError):
@@ -59,9 +59,16 @@ class Planner:
         candidates: activations that are decided on.
     """
 
-    def __init__(self, graph: StepGraph, costs: Costs) -> None:
+    def __init__(self, graph: StepGraph, costs: Costs, base_bytes: int | None = None) -> None:
+        """
+        Args:
+            graph: of the step.
+            costs: of its nodes.
+            base_bytes: what shares in messages refer to; None: the peak of the step that keeps all.
+        """
         self._simulator = Simulator(graph, costs)
         self.peak_bytes = self._simulator.peak_bytes
+        self._base_bytes = base_bytes or self.peak_bytes
         self.candidates = self._worthwhile()
         self._relaxation = Relaxation(self._simulator, costs, self.candidates)
         self._found: list[Plan] = [self._present(0, "none")]
@@ -152,8 +159,8 @@ class Planner:
         if best is None:
             least = min(one.peak_bytes for one in self._found)
             raise InfeasibleError(
-                f"memory: {target_bytes:,.0f} bytes ({target_bytes / self.peak_bytes:.0%} of the step's peak) are not "
-                f"reached by recomputation; the least that was found is {least:,} ({least / self.peak_bytes:.0%})"
+                f"memory: {target_bytes:,.0f} bytes ({target_bytes / self._base_bytes:.1%} of the step's peak) are not "
+                f"reached by recomputation; the least that was found is {least:,} ({least / self._base_bytes:.1%})"
             )
         return best._replace(target_bytes=target_bytes, bound_s=min(bound_s, best.extra_time_s))
 

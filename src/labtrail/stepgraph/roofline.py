@@ -1,6 +1,6 @@
 """Seconds that a machine needs at least for each node: the larger of arithmetic and memory traffic (Williams, 2009)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch.utils.flop_counter import flop_registry
 
 from labtrail.stepgraph.assemble import Call, Ref
 from labtrail.stepgraph.compat import leaves
-from labtrail.stepgraph.ir import Node
+from labtrail.stepgraph.ir import PART, Node, StepGraph
 from labtrail.stepgraph.trace import TracedStep
 
 
@@ -34,26 +34,37 @@ MACHINES: Mapping[str, Machine] = {
 
 
 def roofline(traced: TracedStep, machine: Machine) -> np.ndarray:
+    """Seconds of each node of a step, float64 (nodes,)."""
+    return seconds_of(traced.graph, traced.calls, traced.fakes, machine)
+
+
+def seconds_of(graph: StepGraph, calls: Sequence[Call], fakes: Sequence[Any], machine: Machine) -> np.ndarray:
     """Seconds of each node, float64 (nodes,); 0 for views and for what is no operator.
 
     Every tensor that an operator takes or makes moves once; all of its arithmetic is done at full speed.
+
+    Args:
+        graph: of the nodes.
+        calls: how each is computed.
+        fakes: the fake value of each.
+        machine: what runs them.
     """
-    times = np.zeros(len(traced.graph.nodes))
-    for node in traced.graph.nodes:
-        if not node.is_placeholder and moves(node, traced):
-            traffic = _traffic(node, traced) / machine.bandwidth
-            times[node.id] = max(_flops(traced.calls[node.id], traced.fakes, node.id) / machine.flops, traffic)
+    times = np.zeros(len(graph.nodes))
+    for node in graph.nodes:
+        if not node.is_placeholder and _works(node, graph):
+            traffic = _traffic(node, fakes) / machine.bandwidth
+            times[node.id] = max(_flops(calls[node.id], fakes, node.id) / machine.flops, traffic)
     return times
 
 
-def moves(node: Node, traced: TracedStep) -> bool:
+def _works(node: Node, graph: StepGraph) -> bool:
     """Whether a node does anything with memory: it makes a storage, or changes one."""
-    made = any(traced.graph.storages[one].creator == node.id for one in node.storages)
-    return made or bool(node.writes)
+    made = any(graph.storages[one].creator == node.id for one in node.storages)
+    return (made or bool(node.writes)) and node.op != PART
 
 
-def _traffic(node: Node, traced: TracedStep) -> int:
-    tensors = [one for index in (*node.inputs, node.id) for one in leaves(traced.fakes[index])]
+def _traffic(node: Node, fakes: Sequence[Any]) -> int:
+    tensors = [one for index in (*node.inputs, node.id) for one in leaves(fakes[index])]
     return sum(one.numel() * one.element_size() for one in tensors)
 
 
@@ -66,7 +77,7 @@ _CPU_ATTENTION = {
 }
 
 
-def _flops(call: Call, fakes: tuple[Any, ...], index: int) -> int:
+def _flops(call: Call, fakes: Sequence[Any], index: int) -> int:
     operator = getattr(call.target, "overloadpacket", None)
     formula: Callable[..., int] | None = flop_registry.get(_CPU_ATTENTION.get(operator, operator))
     if formula is None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from labtrail.stepgraph.accountant import Accountant
 from labtrail.stepgraph.liveness import liveness
 from labtrail.stepgraph.program import Program
 from labtrail.stepgraph.trace import trace
-from projects.profiler.accountant import Accountant
 from projects.profiler.families import Sizes, example, names
 from projects.profiler.profile import GraphProfiler
 from projects.profiler.swap import Bandwidth

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from labtrail.stepgraph import compat
+from labtrail.stepgraph.accountant import Accountant
 from labtrail.stepgraph.liveness import (
     PARTS,
     activations,
@@ -24,7 +25,6 @@ from labtrail.stepgraph.program import Program
 from labtrail.stepgraph.step import TrainingStep
 from labtrail.stepgraph.trace import TracedStep, trace
 from labtrail.stepgraph.workspace import workspaces
-from projects.profiler.accountant import Accountant
 from projects.profiler.clock import CpuClock
 from projects.profiler.swap import Files, Swapper, swappable
 from tests.unit.profiler.steps import MINIATURES, RandomModel, miniature, random_step, step_of

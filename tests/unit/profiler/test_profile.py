@@ -12,6 +12,7 @@ from labtrail.errors import ConfigError
 from labtrail.stepgraph.ir import Node, Phase, Role, StepGraph, Storage
 from labtrail.stepgraph.liveness import Activation, activations, breakdown, held_with_swapping, liveness
 from labtrail.stepgraph.program import Program
+from labtrail.stepgraph.recompute import recomputations
 from labtrail.stepgraph.trace import trace
 from labtrail.stepgraph.workspace import workspaces
 from projects.profiler import charts
@@ -19,7 +20,6 @@ from projects.profiler.clock import CpuClock, Stopwatch
 from projects.profiler.families import Sizes, check, example
 from projects.profiler.fitting import MemoryLimitError, out_of_memory_explained, to_swap
 from projects.profiler.profile import GraphProfiler, Profile
-from projects.profiler.recompute import recomputations
 from projects.profiler.report import write_report
 from projects.profiler.swap import Bandwidth, measure_bandwidth, swappable
 from projects.profiler.tables import duration, size, summary

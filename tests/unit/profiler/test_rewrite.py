@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from labtrail.stepgraph.accountant import Accountant
 from labtrail.stepgraph.inplace import in_place
 from labtrail.stepgraph.ir import Phase
 from labtrail.stepgraph.liveness import liveness
@@ -17,7 +18,6 @@ from labtrail.stepgraph.rewrite import recomputable, rewrite
 from labtrail.stepgraph.step import TrainingStep
 from labtrail.stepgraph.trace import TracedStep, trace
 from labtrail.stepgraph.workspace import workspaces
-from projects.profiler.accountant import Accountant
 from tests.unit.profiler.steps import MINIATURES, RandomModel, miniature, random_step, step_of, twin
 from tests.unit.profiler.test_equality import STEPS, generators
 

@@ -1,0 +1,372 @@
+"""The task profiler-remat: a training step that needs less memory, for the least time, and is the same to the bit."""
+
+import gc
+import json
+import logging
+import math
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from labtrail.checkpoint import Checkpoint
+from labtrail.errors import LabtrailError
+from labtrail.launch import require_one_process
+from labtrail.record import Record, named
+from labtrail.stepgraph import compat
+from labtrail.stepgraph.accountant import Accountant
+from labtrail.stepgraph.costs import costs_of, device_of, peak_of_graph, target_bytes
+from labtrail.stepgraph.inplace import in_place
+from labtrail.stepgraph.liveness import activations, liveness
+from labtrail.stepgraph.memory import held_by, peak_of
+from labtrail.stepgraph.mu_two import Candidate, Choice, choose
+from labtrail.stepgraph.plan import Plan, Planner
+from labtrail.stepgraph.program import Program
+from labtrail.stepgraph.recompute import recomputations
+from labtrail.stepgraph.rewrite import rewrite
+from labtrail.stepgraph.roofline import MACHINES, roofline
+from labtrail.stepgraph.simulate import Costs, Simulator
+from labtrail.stepgraph.step import TrainingStep
+from labtrail.stepgraph.trace import TracedStep, trace
+from labtrail.task import Task
+from projects.profiler import families, remat_charts
+from projects.profiler.beside import beside_torch
+from projects.profiler.clock import clock_of
+from projects.profiler.config import RematConfig
+from projects.profiler.fitting import free_bytes, out_of_memory_explained
+from projects.profiler.profile import GraphProfiler
+from projects.profiler.stepping import in_memory, on_paper
+from projects.profiler.swap import Bandwidth
+from projects.profiler.tables import duration, size
+
+NAME = "profiler-remat"
+_log = logging.getLogger("labtrail")
+
+
+class DifferentStepError(LabtrailError):
+    """A rewritten step that does not do what the step does."""
+
+
+class Prepared(NamedTuple):
+    """A step before it is planned.
+
+    Attributes:
+        original: as it was traced.
+        traced: with elementwise operators in place; what is planned and rewritten.
+        costs: of ``traced``.
+        base_bytes: peak of the original.
+        base_time_s: of all its nodes.
+    """
+
+    original: TracedStep
+    traced: TracedStep
+    costs: Costs
+    base_bytes: int
+    base_time_s: float
+
+
+def plan_and_run(config: RematConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+    """One Record per batch size, with it as step; that of ``batch_size`` carries plan, frontier and figures."""
+    require_one_process(accelerator, NAME)
+    rows = []
+    for batch_size in _batch_sizes(config):
+        prepared = _prepared(config, batch_size, accelerator)
+        planner = Planner(prepared.traced.graph, prepared.costs, prepared.base_bytes)
+        plan = planner.solve(target_bytes(config.memory, prepared.base_bytes), config.solve_s)
+        metrics = _figures_of(plan, prepared) | _run(config, batch_size, prepared, plan, accelerator)
+        rows.append({"batch_size": batch_size, **metrics})
+        _log.info("%s", _sentence(config, batch_size, metrics))
+        files: dict[str, Any] = {}
+        if batch_size == config.batch_size:
+            files = _files(config, prepared, planner, plan, accelerator)
+        table = pd.DataFrame(rows)
+        files |= {"tables/batch_sizes.csv": table}
+        files["figures/by_batch.png"] = remat_charts.by_batch(table, f"{config.model}, {_asked(config)}")
+        yield Record(batch_size, named("remat", metrics), files)
+        gc.collect()
+
+
+def _batch_sizes(config: RematConfig) -> list[int]:
+    chosen = config.batch_sizes or (max(1, config.batch_size // 2),)
+    return sorted({*chosen, config.batch_size})
+
+
+def _asked(config: RematConfig) -> str:
+    return f"memory {config.memory:.0%}" if config.memory <= 1 else f"memory {size(config.memory)}"
+
+
+def _prepared(config: RematConfig, batch_size: int, accelerator: Accelerator) -> Prepared:
+    original = trace(on_paper(config, batch_size, accelerator))
+    traced = in_place(original)
+    if config.times == "measured":
+        times = _measured_times(config, batch_size, traced, accelerator)
+    else:
+        times = roofline(traced, MACHINES[config.times])
+    costs = costs_of(traced, times)
+    base = peak_of_graph(original, costs_of(original, np.zeros(len(times))))
+    return Prepared(original, traced, costs, base, float(times.sum()))
+
+
+def _measured_times(config: RematConfig, batch_size: int, traced: TracedStep, accelerator: Accelerator) -> np.ndarray:
+    with out_of_memory_explained(f"{config.model}, batch size {batch_size}"):
+        step = in_memory(config, batch_size, accelerator)
+        step.take()
+        step.clear()
+        profiler = GraphProfiler(traced, step)
+        profiler.run(config.iterations, config.warmup)
+    return profiler.aggregate(Bandwidth(math.inf, math.inf)).run_times
+
+
+def _figures_of(plan: Plan, prepared: Prepared) -> dict[str, float]:
+    return {
+        "peak_bytes": float(plan.peak_bytes),
+        "baseline_peak_bytes": float(prepared.base_bytes),
+        "target_bytes": float(plan.target_bytes),
+        "extra_time_fraction": plan.extra_time_s / prepared.base_time_s,
+        "bound_time_fraction": plan.bound_s / prepared.base_time_s,
+        "gap": plan.gap,
+        "dropped_activations": float(len(plan.dropped)),
+    }
+
+
+def _run(
+    config: RematConfig, batch_size: int, prepared: Prepared, plan: Plan, accelerator: Accelerator
+) -> dict[str, float]:
+    """Runs the planned step, and the step as it is where that fits; checks that they are the same.
+
+    Raises:
+        DifferentStepError: they are not, or the memory is not what was predicted.
+    """
+    what = f"{config.model}, batch size {batch_size}"
+    lean = rewrite(prepared.traced, plan.dropped).step
+    counted = counted_peak(lean)
+    if counted != (static := liveness(lean.graph).peak):
+        raise DifferentStepError(f"{what}: {counted:,} bytes counted on fake tensors, {static:,} predicted")
+    fits = prepared.base_bytes + _copies(prepared) <= free_bytes(accelerator.device)
+    with out_of_memory_explained(what):
+        step = in_memory(config, batch_size, accelerator)
+        _warm(step, lean)
+        found: dict[str, float] = {}
+        if fits:
+            require_same(what, step, prepared.original, lean)
+            base = _timed(config, step, prepared.original)
+            found = {f"baseline_{name}": value for name, value in base.items()}
+        else:
+            _log.info("%s: the step does not fit as it is, only the planned one is run", what)
+        found |= _timed(config, step, lean)
+    if fits:
+        found["slowdown"] = found["step_time_s"] / found["baseline_step_time_s"] - 1
+    return found
+
+
+def _copies(prepared: Prepared) -> int:
+    """Bytes of the copies that a comparison takes: what the step changes, and both sides' results."""
+    graph = prepared.original.graph
+    given = {storage for node in graph.nodes if node.is_placeholder for storage in node.storages}
+    return 4 * sum(graph.storages[one].bytes for one in given)
+
+
+def counted_peak(traced: TracedStep) -> int:
+    """Peak of a step by running it on fake tensors and counting what lives, bytes."""
+    inputs = [compat.fresh_fake(one) for one in traced.fakes[: traced.graph.first_call]]
+    accountant = Accountant(inputs)
+    with compat.mode_of(inputs[0]):
+        Program(traced).run(inputs, accountant.watcher)
+    return max(accountant.held.values())
+
+
+def _warm(step: TrainingStep, lean: TracedStep) -> None:
+    """Gives the optimizer its state by a step on gradients of zero."""
+    parameters = step.parameters()
+    for index in lean.trained:
+        parameters[index].grad = torch.zeros_like(parameters[index])
+    step.optimizer.step()
+    step.clear()
+
+
+def require_same(what: str, step: TrainingStep, original: TracedStep, lean: TracedStep) -> None:
+    """Takes one step by each of two programs from the same state; the step is left where it was.
+
+    Raises:
+        DifferentStepError: loss, gradients, weights, buffers, optimizer state or random state differ.
+    """
+    given = original.inputs(step)
+    before, state = [one.clone() for one in given], _random_state(device_of(original))
+    after: list[list[Tensor]] = []
+    for traced in (original, lean):
+        results = Program(traced).run(given)
+        own = _random_state(device_of(original))
+        after.append([*results, *(one.clone() for one in given), own])
+        for one, kept in zip(given, before, strict=True):
+            one.copy_(kept)
+        _set_random_state(device_of(original), state)
+    for first, second in zip(*after, strict=True):
+        if not torch.equal(first, second):
+            raise DifferentStepError(f"{what}: the planned step differs from the step in a tensor {tuple(first.shape)}")
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def _timed(config: RematConfig, step: TrainingStep, traced: TracedStep) -> dict[str, float]:
+    """Median seconds of a step by its program, and the most bytes allocated in it."""
+    program, inputs, device = Program(traced), traced.inputs(step), device_of(traced)
+    clock = clock_of(device)
+    for _ in range(config.warmup):
+        program.run(inputs)
+    moments = [clock.now()]
+    for _ in tqdm(range(config.iterations), desc="steps", unit="step", leave=False, disable=None):
+        program.run(inputs)
+        moments.append(clock.now())
+    peak = peak_of(lambda: program.run(inputs), held_by(inputs), device)
+    return {"step_time_s": float(np.median(np.diff(clock.seconds(moments)))), "peak_bytes_measured": float(peak)}
+
+
+def _sentence(config: RematConfig, batch_size: int, found: Mapping[str, float]) -> str:
+    measured = f", {found['slowdown']:+.1%} measured here" if "slowdown" in found else ""
+    return (
+        f"{config.model}, batch size {batch_size}: peak {size(found['peak_bytes'])} instead of "
+        f"{size(found['baseline_peak_bytes'])} ({found['peak_bytes'] / found['baseline_peak_bytes']:.1%}) for "
+        f"{found['extra_time_fraction']:.1%} more time by {config.times} (at least {found['bound_time_fraction']:.1%} "
+        f"for any plan){measured}; step {duration(found['step_time_s'])}"
+    )
+
+
+def _files(
+    config: RematConfig, prepared: Prepared, planner: Planner, plan: Plan, accelerator: Accelerator
+) -> dict[str, Any]:
+    what = f"{config.model}, batch size {config.batch_size}"
+    least = planner.least_bytes()
+    targets = np.linspace(planner.peak_bytes, least, config.targets).tolist()
+    bar = tqdm(targets, desc="frontier", unit="target", leave=False, disable=None)
+    plans = [one for target in bar for one in planner.frontier([target], config.solve_s)]
+    own = _table(plans, prepared)
+    greedy = _table(list(greedy_plans(prepared)), prepared)
+    files = {
+        "plan.json": json.dumps(_described(config, prepared, plan), indent=1) + "\n",
+        "frontier.csv": own,
+        "frontier_mu_two.csv": greedy,
+        "figures/frontier.png": remat_charts.frontier(
+            own, greedy, prepared.base_bytes, plan.target_bytes, f"What memory costs, {what}, {config.times}"
+        ),
+    }
+    if config.compare_torch and config.times != "measured":
+        table, base = beside_torch(config, accelerator.device)
+        files["frontier_torch.csv"] = table
+        files["figures/beside_torch.png"] = remat_charts.beside_torch(table, base, f"Beside torch's budgets, {what}")
+    return files
+
+
+def _table(plans: list[Plan], prepared: Prepared) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "target_bytes": [one.target_bytes for one in plans],
+            "peak_bytes": [one.peak_bytes for one in plans],
+            "extra_time_s": [one.extra_time_s for one in plans],
+            "extra_time_fraction": [one.extra_time_s / prepared.base_time_s for one in plans],
+            "solver": [one.solver for one in plans],
+            "gap": [one.gap for one in plans],
+        }
+    )
+
+
+def greedy_plans(prepared: Prepared) -> Iterator[Plan]:
+    """Every lower peak that mu-TWO's greedy choice passes on its way, recomputation only."""
+    graph, costs = prepared.traced.graph, prepared.costs
+    simulator = Simulator(graph, costs)
+    able = set(simulator.able)
+    passed = np.concatenate([[0.0], np.cumsum(costs.times)])
+    every = activations(graph)
+    candidates = []
+    for one, again in zip(every, recomputations(graph, every), strict=True):
+        if one.storage in able:
+            read = {storage for node in again.nodes for source in graph.nodes[node].inputs
+                    for storage in graph.nodes[source].storages}  # fmt: skip
+            sources = frozenset((read & {other.storage for other in every}) - {one.storage})
+            seconds = again.time_s(costs.times)
+            idle, needed = float(passed[one.last_forward_use + 1]), float(passed[one.first_backward_use])
+            candidates.append(Candidate(one.storage, one.bytes, seconds, sources, math.inf, idle, needed))
+    lowest = simulator.peak_bytes
+    found: list[Plan] = []
+
+    def look(choice: Choice) -> bool:
+        nonlocal lowest
+        simulator.adopt(choice.recomputed)
+        if simulator.peak_bytes < lowest:
+            lowest = simulator.peak_bytes
+            dropped = frozenset(choice.recomputed)
+            found.append(Plan(dropped, lowest, lowest, simulator.extra_time_s, simulator.extra_time_s, "mu-two"))
+        return False
+
+    choose(candidates, look)
+    yield from found
+
+
+def _described(config: RematConfig, prepared: Prepared, plan: Plan) -> dict[str, Any]:
+    """A plan as people and programs read it."""
+    graph = prepared.traced.graph
+    dropped = [graph.storages[one] for one in sorted(plan.dropped)]
+    return {
+        "model": config.model,
+        "batch_size": config.batch_size,
+        "nodes": len(graph.nodes),
+        "torch": torch.__version__,
+        "times": config.times,
+        "baseline_peak_bytes": prepared.base_bytes,
+        "target_bytes": plan.target_bytes,
+        "peak_bytes": plan.peak_bytes,
+        "extra_time_s": plan.extra_time_s,
+        "extra_time_fraction": plan.extra_time_s / prepared.base_time_s,
+        "bound_s": plan.bound_s,
+        "gap": plan.gap,
+        "solver": plan.solver,
+        "dropped": [
+            {
+                "storage": one.id,
+                "bytes": one.bytes,
+                "node": one.creator,
+                "op": graph.nodes[one.creator].op,
+                "module": graph.nodes[one.creator].module,
+            }
+            for one in dropped
+        ],
+    }
+
+
+def resolve(config: RematConfig) -> RematConfig:
+    """The same config, its model looked up.
+
+    Raises:
+        ConfigError: no such model or setting.
+    """
+    families.check(config.model, config.settings)
+    return config
+
+
+def title(config: RematConfig) -> str:
+    """Short name of the run: ``bert-base-b8-0.5``."""
+    return f"{config.model}-b{config.batch_size}-{config.memory:g}"
+
+
+TASK = Task(
+    name=NAME,
+    config=RematConfig,
+    function=plan_and_run,
+    default=Path("configs/profiler-remat/tiny.yaml"),
+    resolve=resolve,
+    title=title,
+)
