@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from labtrail.config import Integers, Section, TaskConfig
+from labtrail.config import Integers, Remat, Section, TaskConfig
 
 Method = Literal[
     "none", "control", "logit", "fitnets", "attention", "rkd", "factor", "nst", "sp", "vid", "dkd", "logitstd"
@@ -118,3 +118,4 @@ class DistillConfig(TaskConfig):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
+    remat: Remat = Remat()

@@ -1,13 +1,13 @@
 """How a student is trained: one pass after the other over resident images, the teacher beside it."""
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim import SGD, Optimizer
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from labtrail.checkpoint import Checkpoint
 from labtrail.errors import MetricError
 from labtrail.launch import require_one_process
 from labtrail.record import Record, named
+from labtrail.remat import LeanBackward, lean_backward, notes
 from labtrail.seeding import reseed
 from projects.distill.config import DistillConfig, TrainConfig
 from projects.distill.data import Images, Resident, load_images
@@ -104,6 +105,7 @@ class Student:
         self._config, self._accelerator, self._checkpoint = config, accelerator, checkpoint
         self._skipped = SkippedSteps(config.method, config.train.skipped_steps)
         self.progress = checkpoint.restore(self._learner, self._optimizer)
+        self._lean = lean_backward(self._learner, noted_loss, config.remat, accelerator)
         self._files: dict[str, Any] = {}
         if self.progress.epoch == 0:
             self._files = _paraphraser_file(self._learner)
@@ -112,7 +114,7 @@ class Student:
 
     def begin(self, epoch: int) -> "Step":
         """The steps of an epoch."""
-        return Step(self._config, self._learner, self._optimizer, epoch, self._accelerator, self._skipped)
+        return Step(self._config, self._learner, self._optimizer, epoch, self._accelerator, self._skipped, self._lean)
 
     def end(self, epoch: int, step: "Step", validation: Resident) -> Record:
         """The Record of an epoch whose steps have been taken."""
@@ -165,11 +167,12 @@ class Step:
         epoch: int,
         accelerator: Accelerator,
         skipped: SkippedSteps,
+        lean: LeanBackward | None = None,
     ) -> None:
         reseed(config.seed, epoch)
         self._learner, self._optimizer, self._accelerator = learner, optimizer, accelerator
         self._method, self._epoch = config.method, epoch
-        self._skipped = skipped
+        self._skipped, self._lean = skipped, lean
         self._sums: dict[str, Tensor] = {}
         self._pull: dict[str, float] = {}
         self._count = 0
@@ -179,6 +182,16 @@ class Step:
 
     def take(self, batch: Tensor, labels: Tensor, taught: Output | None) -> None:
         """One step of the optimizer; the sums stay on the device."""
+        found = self._backward(batch, labels, taught) if self._lean is None else self._planned(batch, labels, taught)
+        self._optimizer.step()
+        self._skipped.note(bool(getattr(self._optimizer, "step_was_skipped", False)))
+        self._optimizer.zero_grad()
+        for name, value in found.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * len(labels)
+        self._count += len(labels)
+
+    def _backward(self, batch: Tensor, labels: Tensor, taught: Output | None) -> dict[str, Tensor]:
+        """Gradients by autograd; the figures of the batch."""
         with self._accelerator.autocast():
             output = self._learner.student(batch)
             ce, extra = self._learner.terms(output, taught, labels)
@@ -187,15 +200,15 @@ class Step:
             ratio, cosine = gradient_comparison(self._learner.student, ce, extra)
             self._pull = {"gradient_ratio": float(ratio), "gradient_cosine": float(cosine)}
         self._accelerator.backward(loss)
-        self._optimizer.step()
-        self._skipped.note(bool(getattr(self._optimizer, "step_was_skipped", False)))
-        self._optimizer.zero_grad()
-        found = {"loss": loss, "ce": ce, "accuracy": (output.logits.argmax(1) == labels).float().mean()}
-        if extra is not None:
-            found["extra"] = extra
-        for name, value in found.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * len(labels)
-        self._count += len(labels)
+        return figures(output, labels, loss, ce, extra)
+
+    def _planned(self, batch: Tensor, labels: Tensor, taught: Output | None) -> dict[str, Tensor]:
+        """The same by a planned step; the pull of both terms is not compared, for that would keep everything."""
+        assert self._lean is not None
+        names = ("loss", "ce", "accuracy", *(("extra",) if taught is not None else ()))
+        noted = torch.zeros(len(names), device=batch.device)
+        self._lean({"images": batch, "labels": labels, "taught": taught, "noted": noted})
+        return dict(zip(names, noted, strict=True))
 
     def means(self) -> dict[str, float]:
         """Means over the images of the epoch; with a teacher also its weight and its pull in the first batch.
@@ -212,6 +225,22 @@ class Step:
         if self._pull:
             found |= self._pull | {"extra_weight": float(self._learner.weight)}
         return found
+
+
+def figures(output: Output, labels: Tensor, loss: Tensor, ce: Tensor, extra: Tensor | None) -> dict[str, Tensor]:
+    """What is told of a batch, scalars."""
+    found = {"loss": loss, "ce": ce, "accuracy": (output.logits.argmax(1) == labels).float().mean()}
+    return found if extra is None else found | {"extra": extra}
+
+
+def noted_loss(learner: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """The loss of a batch with keys images, labels, taught; its figures are left in ``noted``."""
+    assert isinstance(learner, Learner)
+    output = learner.student(batch["images"])
+    ce, extra = learner.terms(output, batch["taught"], batch["labels"])
+    loss = learner.loss(ce, extra)
+    notes(figures(output, batch["labels"], loss, ce, extra), batch["noted"])
+    return loss
 
 
 def batches(config: DistillConfig, images: Resident, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

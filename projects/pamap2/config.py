@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from labtrail.config import Integers, Section, TaskConfig, listed
+from labtrail.config import Integers, Remat, Section, TaskConfig, listed
 from projects.pamap2.schema import MODALITIES
 
 SYNTHETIC = "synthetic"
@@ -191,3 +191,4 @@ class Pamap2Config(TaskConfig):
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    remat: Remat = Remat()

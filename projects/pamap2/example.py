@@ -1,5 +1,8 @@
 """One training step of the fusion network on made-up windows."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +10,7 @@ from labtrail.example import Example
 from projects.pamap2.config import Pamap2Config
 from projects.pamap2.model import FusionModel
 from projects.pamap2.schema import MODALITIES
-from projects.pamap2.train import window_loss
+from projects.pamap2.train import drawn_subsets, window_loss
 
 # The activities of the published protocol.
 _CLASSES = 12
@@ -18,10 +21,13 @@ def example(config: Pamap2Config, batch_size: int) -> Example:
     channels = [len(names) for names in MODALITIES.values()]
     windows = [torch.randn(batch_size, config.split.window, count) for count in channels]
     labels = torch.randint(0, _CLASSES, (batch_size,))
+    model = FusionModel(config.model, channels, _CLASSES)
     generator = torch.Generator().manual_seed(config.seed)
+    batch = {"windows": windows, "labels": labels, "kept": drawn_subsets(model, labels, len(windows), generator)}
 
-    def loss(model: nn.Module, given: tuple[list[Tensor], Tensor]) -> Tensor:
-        assert isinstance(model, FusionModel)
-        return window_loss(model, *given, None, config.train.label_smoothing, generator)[0]
+    def loss(network: nn.Module, given: Mapping[str, Any]) -> Tensor:
+        assert isinstance(network, FusionModel)
+        smoothing = config.train.label_smoothing
+        return window_loss(network, given["windows"], given["labels"], None, smoothing, given["kept"])[0]
 
-    return Example(FusionModel(config.model, channels, _CLASSES), (windows, labels), loss)
+    return Example(model, batch, loss)

@@ -1,7 +1,8 @@
 """How a fusion model is trained: fold after fold, each from fresh weights to its one look at the test windows."""
 
+import functools
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from labtrail.checkpoint import Checkpoint
 from labtrail.compiling import compile_in_place
 from labtrail.launch import require_one_process
 from labtrail.record import Record, named
+from labtrail.remat import LeanBackward, lean_backward, notes
 from labtrail.seeding import reseed
 from projects.pamap2.baseline import trees_guess
 from projects.pamap2.build import open_data
@@ -91,6 +93,9 @@ def train(config: Pamap2Config, accelerator: Accelerator, checkpoint: Checkpoint
     optimizer = AdamW(state.current.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay)
     state, optimizer = accelerator.prepare(state, optimizer)
     progress = checkpoint.restore(state, optimizer)
+    lean = lean_backward(
+        state.current, functools.partial(noted_loss, config.train.label_smoothing), config.remat, accelerator
+    )
     if config.train.compile:
         compile_in_place(state.current)
     epochs, resident, opened = config.train.epochs, None, -1
@@ -106,7 +111,7 @@ def train(config: Pamap2Config, accelerator: Accelerator, checkpoint: Checkpoint
             state.begin(config, count, optimizer, resident.scale)
         metrics = {}
         if not config.train.patience or int(state.stale) <= config.train.patience:
-            trained = train_epoch(state.current, optimizer, resident, fold, config, epoch, accelerator)
+            trained = train_epoch(state.current, optimizer, resident, fold, config, epoch, accelerator, lean)
             logits, _ = predict(state.current, resident, fold.validation)
             validation = scores(logits, classes.labels[fold.validation])
             state.judge(validation["macro_f1"], validation["nll"], config.train.patience > 0)
@@ -126,6 +131,7 @@ def train_epoch(
     config: Pamap2Config,
     epoch: int,
     accelerator: Accelerator,
+    lean: LeanBackward | None = None,
 ) -> dict[str, float]:
     """One pass over the training windows of a fold; mean loss and accuracy with all modalities there."""
     model.train()
@@ -146,10 +152,21 @@ def train_epoch(
         for part in update:
             raw, labels = resident.windows(fold.train[part])
             windows = resident.normalised(rotated(raw, train.rotation_deg, generator))
-            loss, logits = window_loss(model, windows, labels, weights, train.label_smoothing, generator)
-            accelerator.backward(loss * (len(part) / size))
+            kept = drawn_subsets(model, labels, len(windows), generator)
+            if lean is not None:
+                noted, share = (
+                    torch.zeros(2, device=labels.device),
+                    torch.tensor(len(part) / size, device=labels.device),
+                )
+                lean({"windows": windows, "labels": labels, "weights": weights, "kept": kept, "share": share,
+                      "noted": noted})  # fmt: skip
+                loss, right = noted
+            else:
+                loss, logits = window_loss(model, windows, labels, weights, train.label_smoothing, kept)
+                accelerator.backward(loss * (len(part) / size))
+                right = (logits.argmax(1) == labels).sum()
             total += loss.detach() * len(part)
-            correct += (logits.argmax(1) == labels).sum()
+            correct += right
         accelerator.clip_grad_norm_(model.parameters(), train.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -162,9 +179,17 @@ def window_loss(
     labels: Tensor,
     weights: Tensor | None,
     smoothing: float,
-    generator: torch.Generator,
+    kept: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy with all modalities there and, where missing ones are trained for, with a random subset of them.
+
+    Args:
+        model: the network.
+        windows: one tensor per modality, (B, rows, channels).
+        labels: (B,).
+        weights: of the classes; None: all count alike.
+        smoothing: of the labels.
+        kept: which modalities the second pass has, bool (B, modalities); None: no second pass.
 
     Returns:
         The mean loss, and the logits with all modalities, (B, K).
@@ -172,12 +197,28 @@ def window_loss(
     there = torch.ones(len(labels), len(windows), dtype=torch.bool, device=labels.device)
     logits = model(windows, there).logits
     loss = _mean_loss(logits, labels, weights, smoothing)
-    if model.config.missing in ("modality_dropout", "learned_token", "masked_attention"):
-        kept = torch.rand(there.shape, generator=generator) >= model.config.missing_rate
-        # A window with nothing left teaches nothing: it keeps everything.
-        kept[~kept[:, model.used].any(1)] = True
-        loss = (loss + _mean_loss(model(windows, kept.to(there.device)).logits, labels, weights, smoothing)) / 2
+    if kept is not None:
+        loss = (loss + _mean_loss(model(windows, kept).logits, labels, weights, smoothing)) / 2
     return loss, logits
+
+
+def drawn_subsets(model: FusionModel, labels: Tensor, modalities: int, generator: torch.Generator) -> Tensor | None:
+    """Which modalities of each window the second pass has, bool (B, modalities); None where none is trained."""
+    if model.config.missing not in ("modality_dropout", "learned_token", "masked_attention"):
+        return None
+    kept = torch.rand((len(labels), modalities), generator=generator) >= model.config.missing_rate
+    # A window with nothing left teaches nothing: it keeps everything.
+    kept[~kept[:, model.used].any(1)] = True
+    return kept.to(labels.device)
+
+
+def noted_loss(smoothing: float, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """The loss of a batch with keys windows, labels, weights, kept, share; loss and hits are left in ``noted``."""
+    assert isinstance(model, FusionModel)
+    labels = batch["labels"]
+    loss, logits = window_loss(model, batch["windows"], labels, batch["weights"], smoothing, batch["kept"])
+    notes({"loss": loss, "hits": (logits.argmax(1) == labels).sum()}, batch["noted"])
+    return loss * batch["share"]
 
 
 def _mean_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:

@@ -81,11 +81,11 @@ def judged(
     for decomposed, example in zip((False, True), examples, strict=False):
         joint = Joint(example, decomposed=decomposed)
         settings = joint.settings(budgets)
-        base = None
-        for setting in tqdm(settings, desc="torch's budgets", unit="setting", leave=False, disable=None):
-            found = joint.judge(setting, machine)
-            base = found.time_s if base is None else base
-            yield found, found.time_s - base
+        bar = tqdm(settings, desc="torch's budgets", unit="setting", leave=False, disable=None)
+        found = [joint.judge(one, machine) for one in bar]
+        # Some sets of operators are fastest with a little recomputation: that is what others are compared with.
+        base = min(one.time_s for one in found)
+        yield from ((one, one.time_s - base) for one in found)
 
 
 def beside_torch(config: RematConfig, device: torch.device) -> tuple[pd.DataFrame, int]:
@@ -97,7 +97,7 @@ def beside_torch(config: RematConfig, device: torch.device) -> tuple[pd.DataFram
 
     ground = ground_of(example(), machine)
     planner, total = ground.planner(), float(ground.times.sum())
-    planner.least_bytes()
+    planner.greedy(0)
     rows = []
     own: dict[int, tuple[float, float]] = {}
     for found, extra in judged(iter(example, None), machine):

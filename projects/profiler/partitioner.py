@@ -114,10 +114,7 @@ class Joint:
         forward, backward = self._partitioned(setting)
         assembled = _assembled(_together(forward, backward, self._outputs), forward)
         first = {node.name for node in forward.graph.nodes if node.op == "call_function"}
-        again = any(
-            node.name in first and node.users and torch.Tag.nondeterministic_seeded in _tags(node)
-            for node in backward.graph.nodes
-        )
+        again = any(node.name in first and node.users and _draws(node) for node in backward.graph.nodes)
         times = seconds_of(assembled.graph, assembled.calls, assembled.fakes, machine)
         return Judged(setting, liveness(assembled.graph).peak, float(np.sum(times)), again)
 
@@ -159,8 +156,21 @@ def _inductors() -> dict[Any, Callable[..., Any]]:
     return select_decomp_table()
 
 
-def _tags(node: fx.Node) -> Sequence[Any]:
-    return getattr(node.target, "tags", ())
+def _changes_something(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether an operator takes random numbers: attention only does where it drops something."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    target: Any = node.target
+    names = [argument.name for argument in target._schema.arguments]
+    if "dropout_p" not in names:
+        return True
+    place = names.index("dropout_p")
+    return bool(node.args[place] if place < len(node.args) else node.kwargs.get("dropout_p", 0.0))
 
 
 def _together(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) -> fx.Graph:
@@ -185,7 +195,8 @@ def _together(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) -
 def _copy(source: fx.Graph, target: fx.Graph, made: dict[fx.Node, fx.Node]) -> None:
     """Copies all calls that somebody needs, and placeholders that are not there yet."""
     for node in source.nodes:
-        unused = node.op == "call_function" and not node.users and not node.is_impure()
+        # Random operators too: the partitioner leaves copies of them that nobody takes.
+        unused = node.op == "call_function" and not node.users and not _changes_something(node)
         if node.op != "output" and node not in made and not unused:
             made[node] = target.node_copy(node, lambda one: made[one])
 

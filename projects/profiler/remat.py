@@ -250,7 +250,7 @@ def _files(
     config: RematConfig, prepared: Prepared, planner: Planner, plan: Plan, accelerator: Accelerator
 ) -> dict[str, Any]:
     what = f"{config.model}, batch size {config.batch_size}"
-    least = planner.least_bytes()
+    least = planner.least_bytes(config.solve_s)
     targets = np.linspace(planner.peak_bytes, least, config.targets).tolist()
     bar = tqdm(targets, desc="frontier", unit="target", leave=False, disable=None)
     plans = [one for target in bar for one in planner.frontier([target], config.solve_s)]
@@ -366,6 +366,7 @@ TASK = Task(
     name=NAME,
     config=RematConfig,
     function=plan_and_run,
+    experiment="profiler",
     default=Path("configs/profiler-remat/tiny.yaml"),
     resolve=resolve,
     title=title,

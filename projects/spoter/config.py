@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from labtrail.config import Integers, Section, TaskConfig
+from labtrail.config import Integers, Remat, Section, TaskConfig
 
 SYNTHETIC = "synthetic"
 
@@ -114,3 +114,4 @@ class SpoterConfig(TaskConfig):
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
+    remat: Remat = Remat()

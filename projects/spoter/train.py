@@ -1,8 +1,10 @@
 """How SPOTER is trained, from data to the one look at the test split."""
 
+import functools
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from tqdm import tqdm
 
 from labtrail.checkpoint import Checkpoint, load_portable
 from labtrail.record import Record, named
+from labtrail.remat import LeanBackward, lean_backward, notes
 from labtrail.seeding import reseed
 from projects.spoter import baseline
 from projects.spoter.batches import Inputs, Update, batches, epoch_updates, to_inputs, training_inputs
@@ -34,6 +37,7 @@ def train(config: SpoterConfig, accelerator: Accelerator, checkpoint: Checkpoint
     model = Spoter(config.model, splits.classes)
     model, optimizer = accelerator.prepare(model, make_optimizer(model, config.train))
     progress = checkpoint.restore(model, optimizer, milestones=config.train.milestones)
+    lean = lean_backward(model, functools.partial(noted_loss, config.train.label_smoothing), config.remat, accelerator)
     validation = _inputs(splits.validation, accelerator)
     place = (accelerator.process_index, accelerator.num_processes)
 
@@ -45,7 +49,7 @@ def train(config: SpoterConfig, accelerator: Accelerator, checkpoint: Checkpoint
         inputs = training_inputs(
             splits.train.clips, splits.train.labels, config.augment, config.seed, epoch, accelerator.device
         )
-        trained = train_epoch(model, optimizer, inputs, plan, rates, config.train, accelerator, f"epoch {epoch}")
+        trained = train_epoch(model, optimizer, inputs, plan, rates, config.train, accelerator, f"epoch {epoch}", lean)
         logits = predict(model, validation, splits.classes, _EVALUATION_FRAMES, accelerator)
         # The state is whole from here on: the platform saves it when it takes the record.
         progress.epoch = epoch + 1
@@ -63,6 +67,7 @@ def train_epoch(
     config: TrainConfig,
     accelerator: Accelerator,
     title: str,
+    lean: LeanBackward | None = None,
 ) -> dict[str, float]:
     """One pass over the train split; mean loss and accuracy over its clips, on all ranks."""
     model.train()
@@ -74,12 +79,19 @@ def train_epoch(
             group["lr"] = rate
         passes = list(batches(inputs, update, config.max_frames))
         for index, batch in enumerate(passes):
-            with nullcontext() if index == len(passes) - 1 else accelerator.no_sync(model):
-                logits = model(batch.frames, batch.layout)
-                loss = clip_loss(logits, batch.labels, batch.weights, config.label_smoothing)
-                accelerator.backward(loss)
+            if lean is not None:
+                noted = torch.zeros(2, device=accelerator.device)
+                lean({"frames": batch.frames, "layout": batch.layout, "labels": batch.labels,
+                      "weights": batch.weights, "noted": noted})  # fmt: skip
+                loss, right = noted
+            else:
+                with nullcontext() if index == len(passes) - 1 else accelerator.no_sync(model):
+                    logits = model(batch.frames, batch.layout)
+                    loss = clip_loss(logits, batch.labels, batch.weights, config.label_smoothing)
+                    accelerator.backward(loss)
+                right = guessed(logits, batch.labels, batch.weights)
             total += loss.detach() * update.size
-            correct += ((logits.argmax(1) == batch.labels) & (batch.weights > 0)).sum()
+            correct += right
         if config.clip_norm is not None:
             accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
@@ -90,6 +102,20 @@ def train_epoch(
         "accuracy": sums[1] / len(inputs.lengths),
         "learning_rate": rates[-1],
     }
+
+
+def guessed(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """How many clips that count are recognised, 0-d."""
+    return ((logits.argmax(1) == labels) & (weights > 0)).sum()
+
+
+def noted_loss(smoothing: float, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """The loss of a batch with keys frames, layout, labels, weights; loss and hits are left in ``noted``."""
+    logits = model(batch["frames"], batch["layout"])
+    loss = clip_loss(logits, batch["labels"], batch["weights"], smoothing)
+    hits = guessed(logits, batch["labels"], batch["weights"])
+    notes({"loss": loss, "hits": hits}, batch["noted"])
+    return loss
 
 
 def clip_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:

@@ -45,6 +45,13 @@ class Compute(Section):
     """CPU threads of torch in each process; fixed, because sums depend on it; empty: torch decides"""
 
 
+class Remat(Section):
+    """Recomputation in training; every task config that supports it has it as ``remat``."""
+
+    memory: float | None = Field(default=None, gt=0)
+    """peak of forward and backward pass that may be needed: up to 1 a share, above bytes; empty: all"""
+
+
 class TaskConfig(Section):
     """What every task config has."""
 

@@ -18,6 +18,8 @@ _SMALL = 1e-4
 _LEARNT, _APART = 4, 10
 # Descents go down in steps, since what helps far above a target harms near it.
 _STRIDE = 0.05
+# How far below the lowest peak known so far the next is looked for.
+_SINK = 0.02
 # A plan this near to its bound is good enough.
 _ENOUGH = 1e-2
 
@@ -164,13 +166,17 @@ class Planner:
             )
         return best._replace(target_bytes=target_bytes, bound_s=min(bound_s, best.extra_time_s))
 
-    def least_bytes(self) -> int:
-        """The lowest peak that local search reaches."""
+    def least_bytes(self, limit_s: float) -> int:
+        """The lowest peak that is found: from where local search gets stuck, as far down as the program gets."""
         self.greedy(0)
-        return min(one.peak_bytes for one in self._found)
+        while True:
+            least = min(one.peak_bytes for one in self._found)
+            try:
+                self.solve(least * (1 - _SINK), limit_s)
+            except InfeasibleError:
+                return least
 
     def frontier(self, targets: Sequence[float], limit_s: float) -> Iterator[Plan]:
         """One plan for each target that is reached, from the highest down; its extra time never falls."""
-        self.least_bytes()
         for target in sorted(targets, reverse=True):
             yield self.solve(target, limit_s)
