@@ -66,7 +66,7 @@ FROZEN = {
     "profiler-remat": {
         "seed", "compute.precision", "compute.threads", "model", "settings", "batch_size", "memory", "times",
         "sequence_length", "image_size", "optimizer", "clip_norm", "iterations", "warmup", "solve_s", "targets",
-        "batch_sizes", "compare_torch",
+        "batch_sizes", "torch_budgets",
     },
     "profiler-compare": {"seed", "compute.precision", "compute.threads", "runs"},
     "pamap2-prepare": {

@@ -19,7 +19,7 @@ from labtrail.stepgraph.simulate import Costs
 from labtrail.stepgraph.step import TrainingStep
 from labtrail.stepgraph.trace import TracedStep, trace
 from projects.profiler.config import RematConfig
-from projects.profiler.partitioner import BUDGETS, Joint, Judged
+from projects.profiler.partitioner import Joint, Judged
 from projects.profiler.stepping import paper_example
 
 
@@ -68,9 +68,7 @@ def gradients_of(loss: Any) -> Any:
     return run
 
 
-def judged(
-    examples: Iterator[Example], machine: Machine, budgets: Sequence[float] = BUDGETS
-) -> Iterator[tuple[Judged, float]]:
+def judged(examples: Iterator[Example], machine: Machine, budgets: Sequence[float]) -> Iterator[tuple[Judged, float]]:
     """(what torch reaches, its extra seconds over the same operators without recomputation) for all settings.
 
     Args:
@@ -100,7 +98,7 @@ def beside_torch(config: RematConfig, device: torch.device) -> tuple[pd.DataFram
     planner.greedy(0)
     rows = []
     own: dict[int, tuple[float, float]] = {}
-    for found, extra in judged(iter(example, None), machine):
+    for found, extra in judged(iter(example, None), machine, config.torch_budgets):
         peak = found.peak_bytes
         if peak not in own:
             own[peak] = _own(planner, peak, config.solve_s, total)

@@ -6,6 +6,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from labtrail.config import TaskConfig, listed
 
+# What a user of torch can ask for: the ends, and between them in steps at which its answers change.
+BUDGETS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 OptimizerName = Literal["adamw", "adam", "sgd", "momentum", "adagrad", "rmsprop"]
 
 
@@ -13,6 +15,12 @@ def _positive(sizes: tuple[int, ...]) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
         raise ValueError("expected different numbers of at least 1")
     return tuple(sorted(sizes))
+
+
+def _shares(budgets: tuple[float, ...]) -> tuple[float, ...]:
+    if any(not 0 <= one <= 1 for one in budgets):
+        raise ValueError("expected numbers between 0 and 1")
+    return tuple(sorted(set(budgets)))
 
 
 class StepConfig(TaskConfig):
@@ -62,5 +70,5 @@ class RematConfig(StepConfig):
     """points of the frontier between the least memory and all of it"""
     batch_sizes: Annotated[tuple[int, ...], BeforeValidator(listed)] = ()
     """batch sizes of the figures over them; empty: half of batch_size, and batch_size"""
-    compare_torch: bool = True
-    """whether torch's activation memory budgets are judged beside it"""
+    torch_budgets: Annotated[tuple[float, ...], BeforeValidator(listed), AfterValidator(_shares)] = BUDGETS
+    """activation memory budgets of torch that are judged beside it; empty: none"""

@@ -26,8 +26,6 @@ from labtrail.stepgraph.ir import Role
 from labtrail.stepgraph.liveness import liveness
 from labtrail.stepgraph.roofline import Machine, seconds_of
 
-# What a user can ask for: below 0.05 and above 0.9 torch's answers hardly change.
-BUDGETS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SOLVERS = ("dp", "greedy", "ilp")
 
 
@@ -101,7 +99,7 @@ class Joint:
         # The compiler knows parameters and buffers as such; the export does not say so.
         self._static = list(range(len(traced.params_spec) + len(traced.buffers_spec)))
 
-    def settings(self, budgets: Sequence[float] = BUDGETS, solvers: Sequence[str] = SOLVERS) -> list[Setting]:
+    def settings(self, budgets: Sequence[float], solvers: Sequence[str] = SOLVERS) -> list[Setting]:
         """All that can be asked of this graph; at 0 and 1 no solver is needed."""
         found = [Setting(1.0, "default", self._decomposed)]
         for budget in budgets:

@@ -264,7 +264,7 @@ def _files(
             own, greedy, prepared.base_bytes, plan.target_bytes, f"What memory costs, {what}, {config.times}"
         ),
     }
-    if config.compare_torch and config.times != "measured":
+    if config.torch_budgets and config.times != "measured":
         table, base = beside_torch(config, accelerator.device)
         files["frontier_torch.csv"] = table
         files["figures/beside_torch.png"] = remat_charts.beside_torch(table, base, f"Beside torch's budgets, {what}")
