@@ -34,12 +34,13 @@ class Setting(NamedTuple):
 
     Attributes:
         budget: activation_memory_budget.
-        solver: activation_memory_budget_solver; ``default`` for the partition without any recomputation.
+        solver: activation_memory_budget_solver, by name or one of one's own; ``default`` for the partition without any
+            recomputation.
         decomposed: whether operators are first taken apart as the Inductor backend does.
     """
 
     budget: float
-    solver: str
+    solver: Any
     decomposed: bool
 
 
@@ -115,6 +116,11 @@ class Joint:
         again = any(node.name in first and node.users and _draws(node) for node in backward.graph.nodes)
         times = seconds_of(assembled.graph, assembled.calls, assembled.fakes, machine)
         return Judged(setting, liveness(assembled.graph).peak, float(np.sum(times)), again)
+
+    def saved(self, setting: Setting) -> int:
+        """Values that are kept between the passes, parameters and inputs not counted."""
+        returned: Any = self._partitioned(setting)[0].graph.output_node().args[0]
+        return sum(one.op != "placeholder" for one in returned[self._outputs :])
 
     def _partitioned(self, setting: Setting) -> tuple[fx.GraphModule, fx.GraphModule]:
         # Its constants are shared: some cannot be copied.

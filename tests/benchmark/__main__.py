@@ -9,7 +9,7 @@ import platform
 
 import torch
 
-from tests.benchmark import attention, distill, pamap2, profiler, spoter, tracking
+from tests.benchmark import attention, distill, pamap2, profiler, remat, spoter, tracking
 from tests.benchmark.timing import Row
 
 SUITES = {
@@ -18,22 +18,28 @@ SUITES = {
     "pamap2": pamap2.rows,
     "distill": distill.rows,
     "profiler": profiler.rows,
+    "remat": remat.rows,
     "tracking": tracking.rows,
 }
+# Takes most of an hour: only where it is named.
+LONG = {"remat-torch": remat.beside_torch}
 
 
 def main() -> None:
     """Prints one row per measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("suites", nargs="*", metavar="suite", help=f"which: {', '.join(SUITES)} (default: all)")
+    parser.add_argument(
+        "suites", nargs="*", metavar="suite", help=f"which: {', '.join(SUITES)} (default: these); {', '.join(LONG)}"
+    )
     chosen = parser.parse_args().suites or list(SUITES)
-    if unknown := set(chosen) - set(SUITES):
-        parser.error(f"unknown suite {', '.join(sorted(unknown))}; valid: {', '.join(SUITES)}")
+    known = SUITES | LONG
+    if unknown := set(chosen) - set(known):
+        parser.error(f"unknown suite {', '.join(sorted(unknown))}; valid: {', '.join(known)}")
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {platform.machine()}, 1 thread; synthetic data, random weights\n")
     print(Row.HEADER)
     for name in chosen:
-        for row in SUITES[name]():
+        for row in known[name]():
             print(row, flush=True)
 
 
