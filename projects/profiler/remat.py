@@ -26,7 +26,7 @@ from labtrail.stepgraph.inplace import in_place
 from labtrail.stepgraph.liveness import activations, liveness
 from labtrail.stepgraph.memory import held_by, peak_of
 from labtrail.stepgraph.mu_two import Candidate, Choice, choose
-from labtrail.stepgraph.plan import Plan, Planner
+from labtrail.stepgraph.plan import InfeasibleError, Plan, Planner
 from labtrail.stepgraph.program import Program
 from labtrail.stepgraph.recompute import recomputations
 from labtrail.stepgraph.rewrite import rewrite
@@ -78,7 +78,13 @@ def plan_and_run(config: RematConfig, accelerator: Accelerator, checkpoint: Chec
     for batch_size in _batch_sizes(config):
         prepared = _prepared(config, batch_size, accelerator)
         planner = Planner(prepared.traced.graph, prepared.costs, prepared.base_bytes)
-        plan = planner.solve(target_bytes(config.memory, prepared.base_bytes), config.solve_s)
+        try:
+            plan = planner.solve(target_bytes(config.memory, prepared.base_bytes), config.solve_s)
+        except InfeasibleError as error:
+            if batch_size == config.batch_size:
+                raise
+            _log.warning("batch size %s is left out: %s", batch_size, error)
+            continue
         metrics = _figures_of(plan, prepared) | _run(config, batch_size, prepared, plan, accelerator)
         rows.append({"batch_size": batch_size, **metrics})
         _log.info("%s", _sentence(config, batch_size, metrics))

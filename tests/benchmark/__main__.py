@@ -28,9 +28,9 @@ LONG = {"remat-torch": remat.beside_torch}
 def main() -> None:
     """Prints one row per measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument(
-        "suites", nargs="*", metavar="suite", help=f"which: {', '.join(SUITES)} (default: these); {', '.join(LONG)}"
-    )
+    names = f"{', '.join(SUITES)} (default: all of these), {', '.join(LONG)}"
+    parser.add_argument("suites", nargs="*", metavar="suite", help=f"which: {names}")
+
     chosen = parser.parse_args().suites or list(SUITES)
     known = SUITES | LONG
     if unknown := set(chosen) - set(known):
