@@ -41,7 +41,7 @@ from projects.profiler.clock import clock_of
 from projects.profiler.config import RematConfig
 from projects.profiler.fitting import free_bytes, out_of_memory_explained
 from projects.profiler.profile import GraphProfiler
-from projects.profiler.stepping import in_memory, on_paper
+from projects.profiler.stepping import give_state, in_memory, on_paper
 from projects.profiler.swap import Bandwidth
 from projects.profiler.tables import duration, size
 
@@ -157,7 +157,7 @@ def _run(
     fits = prepared.base_bytes + _copies(prepared) <= free_bytes(accelerator.device)
     with out_of_memory_explained(what):
         step = in_memory(config, batch_size, accelerator)
-        _warm(step, lean)
+        give_state(step, lean.trained)
         found: dict[str, float] = {}
         if fits:
             require_same(what, step, prepared.original, lean)
@@ -185,15 +185,6 @@ def counted_peak(traced: TracedStep) -> int:
     with compat.mode_of(inputs[0]):
         Program(traced).run(inputs, accountant.watcher)
     return max(accountant.held.values())
-
-
-def _warm(step: TrainingStep, lean: TracedStep) -> None:
-    """Gives the optimizer its state by a step on gradients of zero."""
-    parameters = step.parameters()
-    for index in lean.trained:
-        parameters[index].grad = torch.zeros_like(parameters[index])
-    step.optimizer.step()
-    step.clear()
 
 
 def require_same(what: str, step: TrainingStep, original: TracedStep, lean: TracedStep) -> None:
@@ -258,9 +249,9 @@ def _files(
     what = f"{config.model}, batch size {config.batch_size}"
     least = planner.least_bytes(config.solve_s)
     targets = np.linspace(planner.peak_bytes, least, config.targets).tolist()
-    bar = tqdm(targets, desc="frontier", unit="target", leave=False, disable=None)
-    plans = [one for target in bar for one in planner.frontier([target], config.solve_s)]
-    own = _table(plans, prepared)
+    found = planner.frontier(targets, config.solve_s)
+    bar = tqdm(found, desc="frontier", total=len(targets), unit="target", leave=False, disable=None)
+    own = _table(list(bar), prepared)
     greedy = _table(list(greedy_plans(prepared)), prepared)
     files = {
         "plan.json": json.dumps(_described(config, prepared, plan), indent=1) + "\n",
