@@ -90,7 +90,10 @@ class Planner:
     def greedy(self, target_bytes: float) -> Plan | None:
         """The plan of local search alone; None if it gets stuck above the target."""
         for one in self._steps(target_bytes):
-            self._simulator.adopt(self._descended[-1].dropped if one < self._descended[-1].peak_bytes else ())
+            lowest = self._descended[-1]
+            if one >= lowest.peak_bytes:
+                continue
+            self._simulator.adopt(lowest.dropped)
             if not descend(self._simulator, self.candidates, one):
                 return None
             trim(self._simulator, self.candidates, one)

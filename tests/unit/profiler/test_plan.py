@@ -18,7 +18,7 @@ from labtrail.stepgraph.step import TrainingStep
 from labtrail.stepgraph.trace import TracedStep, trace
 from projects.profiler.families import Sizes
 from projects.profiler.remat import counted_peak
-from tests.unit.profiler.steps import miniature, random_step, step_of
+from tests.unit.profiler.steps import RandomModel, miniature, random_step, step_of
 from tests.unit.profiler.test_simulate import made_up_costs
 
 BLOCKS = {
@@ -43,24 +43,32 @@ def every_plan(planner: Planner, simulator: Simulator) -> list[tuple[int, float]
     return found
 
 
+def small_problem(seed: int) -> tuple[TracedStep, Costs]:
+    """A random model with at most 14 activations to decide on."""
+    draw = np.random.default_rng(seed)
+    choices = draw.integers(0, RandomModel.KINDS, 6).tolist()
+    while True:
+        traced = in_place(trace(random_step(choices, batch=64)))
+        costs = made_up_costs(len(traced.graph.nodes), seed)
+        if len(Planner(traced.graph, costs).candidates) <= 14:
+            return traced, costs
+        choices.pop()
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_brute_force_finds_nothing_better(seed: int) -> None:
-    draw = np.random.default_rng(seed)
-    traced = in_place(trace(random_step(draw.integers(0, 11, draw.integers(2, 6)).tolist(), batch=64)))
-    costs = made_up_costs(len(traced.graph.nodes), seed)
+    traced, costs = small_problem(seed)
     planner = Planner(traced.graph, costs)
-    if len(planner.candidates) > 14:
-        planner.candidates = planner.candidates[:14]
     every = every_plan(planner, Simulator(traced.graph, costs))
     least = min(peak for peak, _ in every)
     for target in np.linspace(least, planner.peak_bytes, 5):
         best = min(seconds for peak, seconds in every if peak <= target)
-        planner = Planner(traced.graph, costs)
         found = planner.solve(target, 20)
         assert found.peak_bytes <= target
-        if len(planner.candidates) <= 14:
-            assert found.extra_time_s == pytest.approx(best, rel=0.0101, abs=1e-12)
+        assert found.extra_time_s == pytest.approx(best, rel=0.0101, abs=1e-12)
         assert found.bound_s <= best + 1e-12
+    with pytest.raises(InfeasibleError):
+        planner.solve(least - 1, 1)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
