@@ -87,8 +87,7 @@ def decoupled_losses(
     Returns:
         Both, with the factor T^2 / B.
     """
-    target_BK = F.one_hot(labels_B, student_BK.shape[1]).bool()
-    own, given = (_decoupled(z.double() / temperature, target_BK) for z in (student_BK, teacher_BK.detach()))
+    own, given = (_decoupled(z.double() / temperature, labels_B) for z in (student_BK, teacher_BK.detach()))
     scale = temperature**2
     first, second = (
         scale * F.kl_div(one, other, reduction="batchmean", log_target=True).to(student_BK.dtype)
@@ -97,11 +96,13 @@ def decoupled_losses(
     return first, second
 
 
-def _decoupled(z_BK: Tensor, target_BK: Tensor) -> tuple[Tensor, Tensor]:
+def _decoupled(z_BK: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithms of (p_y, 1 - p_y), shape (B, 2), and of the other classes among themselves, (B, K - 1)."""
-    others = z_BK[~target_BK].view(len(z_BK), -1)
+    target_B1 = labels_B[:, None]
+    columns = torch.arange(z_BK.shape[1] - 1, device=z_BK.device)
+    others = z_BK.gather(1, columns + (columns >= target_B1))
     # 1 - p_y as the sum of the others: the difference would lose everything where p_y is close to 1.
-    two = torch.stack([z_BK[target_BK], others.logsumexp(1)], dim=1)
+    two = torch.stack([z_BK.gather(1, target_B1)[:, 0], others.logsumexp(1)], dim=1)
     return two.log_softmax(1), others.log_softmax(1)
 
 

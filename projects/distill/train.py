@@ -205,7 +205,8 @@ class Step:
     def _planned(self, batch: Tensor, labels: Tensor, taught: Output | None) -> dict[str, Tensor]:
         """The same by a planned step; the pull of both terms is not compared, for that would keep everything."""
         assert self._lean is not None
-        names = ("loss", "ce", "accuracy", *(("extra",) if taught is not None else ()))
+        paired = taught is not None and self._learner.matcher is not None
+        names = ("loss", "ce", "accuracy", *(("extra",) if paired else ()))
         noted = torch.zeros(len(names), device=batch.device)
         self._lean({"images": batch, "labels": labels, "taught": taught, "noted": noted})
         return dict(zip(names, noted, strict=True))

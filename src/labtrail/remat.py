@@ -40,21 +40,21 @@ class _Planned(NamedTuple):
 class LeanBackward:
     """Computes a loss and adds its gradients to the parameters, with chosen activations computed again.
 
-    Batches of another shape are traced and planned when they first come. A loss that has more to tell than its value
-    copies it into a tensor of its batch: that is part of the step.
+    Batches of another shape are traced and planned when they first come, as is a model in another mode or with other
+    parameters frozen; numbers that the model keeps in Python must not change. A loss that has more to tell than its
+    value copies it into a tensor of its batch: that is part of the step.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, memory: float) -> None:
         """
         Args:
-            model: in training mode whenever this is called.
+            model: what is trained.
             loss: (model, batch) to the loss, 0-d; all that changes between batches is in the batch.
             memory: up to 1 the share of the peak of forward and backward pass that may be needed, above 1 bytes.
         """
         self._model, self._loss, self._memory = model, loss, memory
-        self._parameters = [one for one in model.parameters() if one.requires_grad]
         # Only tells which parameters there are; it has no state and never steps.
-        self._optimizer = SGD(self._parameters)
+        self._optimizer = SGD(model.parameters())
         self._planned: OrderedDict[Hashable, _Planned] = OrderedDict()
 
     def __call__(self, batch: Any) -> Tensor:
@@ -83,7 +83,9 @@ class LeanBackward:
 
     def _of_shape(self, step: TrainingStep) -> _Planned:
         shapes = tuple((tuple(one.shape), one.stride(), one.dtype) for one in leaves(step.batch))
-        key = (shapes, repr(others(step.batch)))
+        modes = tuple(one.training for one in self._model.modules())
+        frozen = tuple(not one.requires_grad for one in self._model.parameters())
+        key = (shapes, repr(others(step.batch)), modes, frozen)
         if key not in self._planned:
             self._planned[key] = self._plan(step)
             if len(self._planned) > _SHAPES:
@@ -92,10 +94,11 @@ class LeanBackward:
         return self._planned[key]
 
     def _plan(self, step: TrainingStep) -> _Planned:
-        kept = [one.grad for one in self._parameters]
+        parameters = step.parameters()
+        kept = [one.grad for one in parameters]
         step.clear()
         original = trace(step)
-        for one, gradient in zip(self._parameters, kept, strict=True):
+        for one, gradient in zip(parameters, kept, strict=True):
             one.grad = gradient
         traced = in_place(original)
         times = roofline(traced, _MACHINE)

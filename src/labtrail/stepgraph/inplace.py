@@ -1,6 +1,6 @@
 """Elementwise results written over an input that nobody needs any more: less memory for the same numbers and time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,10 +43,32 @@ def in_place(traced: TracedStep) -> TracedStep:
     for node in traced.graph.nodes:
         over = next((one for one in _offered(node, traced) if lives.can_take(node, one)), None)
         if over is not None:
-            target, name = _ELEMENTWISE[calls[node.id].target]
-            calls[node.id] = Call(target, calls[node.id].args, {**calls[node.id].kwargs, name: Ref(over)})
+            plain, args, kwargs = calls[node.id]
+            target, name = _ELEMENTWISE[plain]
+            strides = tuple(traced.fakes[one.id].stride() for one in args if _is_tensor(one, traced))
+            calls[node.id] = Call(_over(plain, target, name, strides), args, {**kwargs, name: Ref(over)})
             nodes[node.id] = replace(node, op=str(target), writes=(lives.take(node, over),))
     return replace(traced, graph=lives.merged(nodes), calls=tuple(calls))
+
+
+def _is_tensor(argument: Any, traced: TracedStep) -> bool:
+    return isinstance(argument, Ref) and isinstance(traced.fakes[argument.id], Tensor)
+
+
+def _over(plain: Any, target: Any, name: str, strides: tuple[tuple[int, ...], ...]) -> Callable[..., Tensor]:
+    """The operator over one of its inputs, if all inputs are laid out as they were traced.
+
+    Some operators lay their results out otherwise than their fakes say; then a result of its own keeps the layout that
+    the step would have, for others sum in another order.
+    """
+
+    def over(*args: Any, **kwargs: Any) -> Tensor:
+        if tuple(one.stride() for one in args if isinstance(one, Tensor)) == strides:
+            return target(*args, **kwargs)
+        del kwargs[name]
+        return plain(*args, **kwargs)
+
+    return over
 
 
 def _offered(node: Node, traced: TracedStep) -> list[int]:

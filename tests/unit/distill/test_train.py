@@ -57,6 +57,25 @@ def test_students_side_by_side_are_those_of_separate_runs_also_after_a_cut(
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("method", ["none", "control", "fitnets", "factor", "dkd"])
+def test_in_less_memory_it_is_the_same_training(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small(monkeypatch, tmp_path)
+    teacher = "" if method in ("none", "control") else "0" * 32
+    train = {"epochs": 1, "batch_size": 32, "learning_rate": 0.01}
+    found = []
+    for name, memory in (("plain", None), ("lean", 0.95)):
+        config = small_config(method=method, teacher=teacher, train=train, remat={"memory": memory})
+        found.append([dict(record.metrics) for record in run(config, tmp_path / name)])
+    # How both terms pull is only compared where everything is kept.
+    kept = [
+        {key: value for key, value in record.items() if not key.startswith(("train/gradient", "train/extra_weight"))}
+        for record in found[0]
+    ]
+    assert found[1] == kept
+    one, other = (load_file(tmp_path / name / "last/model.safetensors") for name in ("plain", "lean"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 @pytest.mark.parametrize("method", EXTRAS)
 def test_everything_that_a_method_trains_is_in_optimizer_and_checkpoint(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
