@@ -13,7 +13,7 @@ from torch.optim import SGD, Optimizer
 from labtrail.config import Remat
 from labtrail.errors import ConfigError
 from labtrail.launch import require_one_process
-from labtrail.stepgraph.compat import leaves, others
+from labtrail.stepgraph.compat import leaves, others, structure
 from labtrail.stepgraph.costs import costs_of, peak_of_graph, target_bytes
 from labtrail.stepgraph.inplace import in_place
 from labtrail.stepgraph.plan import Planner
@@ -65,7 +65,7 @@ class LeanBackward:
 
         Raises:
             InfeasibleError: no plan reaches the memory; says what the least is.
-            TraceError: the loss cannot be one graph; names the line.
+            TraceError: the loss cannot be one graph, or is no longer what was traced; names the line or the number.
         """
         step = TrainingStep(self._model, self._optimizer, batch, self._run)
         planned = self._of_shape(step)
@@ -85,7 +85,7 @@ class LeanBackward:
         shapes = tuple((tuple(one.shape), one.stride(), one.dtype) for one in leaves(step.batch))
         modes = tuple(one.training for one in self._model.modules())
         frozen = tuple(not one.requires_grad for one in self._model.parameters())
-        key = (shapes, repr(others(step.batch)), modes, frozen)
+        key = (shapes, structure(step.batch), repr(others(step.batch)), modes, frozen)
         if key not in self._planned:
             self._planned[key] = self._plan(step)
             if len(self._planned) > _SHAPES:
@@ -97,9 +97,11 @@ class LeanBackward:
         parameters = step.parameters()
         kept = [one.grad for one in parameters]
         step.clear()
-        original = trace(step)
-        for one, gradient in zip(parameters, kept, strict=True):
-            one.grad = gradient
+        try:
+            original = trace(step)
+        finally:
+            for one, gradient in zip(parameters, kept, strict=True):
+                one.grad = gradient
         traced = in_place(original)
         times = roofline(traced, _MACHINE)
         costs = costs_of(traced, times)

@@ -1,6 +1,7 @@
 """Less memory through `mlflow run`: a plan with its frontier, and tasks that train under one."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -91,11 +92,12 @@ def test_what_cannot_be_is_said(workspace: Workspace, options: tuple[str, ...], 
     ],
 )
 def test_a_task_under_a_plan_gives_the_same_figures(workspace: Workspace, task: str, words: tuple[str, ...]) -> None:
-    for more in ((), ("--remat.memory", "0.75")):
+    for more in ((), ("--remat.memory", "0.7")):
         done = workspace.run("python", "-m", f"projects.{task}", *words, *more)
         assert done.returncode == 0, done.stderr
-    assert "activations are computed again" in done.stderr
+    assert re.search(r"[1-9]\d* activations are computed again", done.stderr)
     runs = workspace.query(task).runs()
     scores = runs[[name for name in runs.columns if name.startswith(("train/", "validation/", "test/"))]]
-    assert len(scores) == 2
+    assert scores.shape[0] == 2
+    assert "train/loss" in scores
     assert np.array_equal(scores.iloc[0].to_numpy(float), scores.iloc[1].to_numpy(float), equal_nan=True)

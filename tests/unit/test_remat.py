@@ -13,6 +13,7 @@ from labtrail.errors import ConfigError
 from labtrail.remat import LeanBackward, lean_backward, notes
 from labtrail.stepgraph.memory import peak_of
 from labtrail.stepgraph.plan import InfeasibleError
+from labtrail.stepgraph.step import TraceError
 
 
 class Tower(nn.Module):
@@ -83,3 +84,49 @@ def test_mixed_precision_is_refused() -> None:
             lean_backward(Tower(), loss_of, Remat(memory=0.5), accelerator)
     finally:
         accelerator.state._mixed_precision = "no"
+
+
+def test_frozen_statistics_stay_and_are_used_again() -> None:
+    torch.manual_seed(0)
+    model = Tower()
+    for one in model.modules():
+        if isinstance(one, nn.BatchNorm1d):
+            one.eval()
+    other, batch = copy.deepcopy(model), batch_of(512)
+    torch.manual_seed(1)
+    LeanBackward(model, loss_of, 0.6)(batch)
+    torch.manual_seed(1)
+    loss_of(other, batch).backward()
+    pairs = zip([*model.parameters()], [*other.parameters()], strict=True)
+    assert all(torch.equal(one.grad, two.grad) for one, two in pairs if one.grad is not None and two.grad is not None)
+
+
+def test_a_sum_with_its_own_transpose() -> None:
+    weight = nn.Linear(16, 16)
+    other = copy.deepcopy(weight)
+
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        y = model(x) * 2
+        return (y + y.t()).sin().sum()
+
+    data = torch.randn(16, 16)
+    LeanBackward(weight, loss, 1)(data)
+    loss(other, data).backward()
+    assert weight.weight.grad is not None
+    assert other.weight.grad is not None
+    assert torch.equal(weight.weight.grad, other.weight.grad)
+
+
+def test_the_order_of_a_batch_is_no_matter() -> None:
+    lean = LeanBackward(nn.Linear(4, 4), lambda model, batch: model(batch["x"]).sum() - batch["y"].sum(), 1)
+    x, y = torch.randn(4, 4), torch.randn(4, 4)
+    assert torch.equal(lean({"x": x, "y": y}), lean({"y": y, "x": x}))
+
+
+def test_gradients_outlive_a_batch_that_cannot_be_traced() -> None:
+    model = nn.Linear(4, 4)
+    lean = LeanBackward(model, lambda network, x: network(x).sum() * (1 if len(x) == 4 else x.sum().item()), 1)
+    lean(torch.randn(4, 4))
+    with pytest.raises(TraceError, match="item"):
+        lean(torch.randn(5, 4))
+    assert model.weight.grad is not None

@@ -26,7 +26,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
 SHAPE_DEPENDENT = DynamicOutputShapeException
@@ -103,6 +103,11 @@ def _fake_like(tensor: Tensor, mode: FakeTensorMode, device: torch.device) -> Te
 def leaves(value: Any) -> list[Tensor]:
     """The tensors of nested lists, tuples and mappings, in a fixed order."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def structure(value: Any) -> str:
+    """How a nested value is built, its tensors left out; equal texts have their leaves in the same places."""
+    return str(tree_structure(value))
 
 
 def others(value: Any) -> list[Any]:

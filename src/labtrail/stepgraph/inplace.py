@@ -45,30 +45,32 @@ def in_place(traced: TracedStep) -> TracedStep:
         if over is not None:
             plain, args, kwargs = calls[node.id]
             target, name = _ELEMENTWISE[plain]
-            strides = tuple(traced.fakes[one.id].stride() for one in args if _is_tensor(one, traced))
-            calls[node.id] = Call(_over(plain, target, name, strides), args, {**kwargs, name: Ref(over)})
+            calls[node.id] = Call(_over(plain, target, name), args, {**kwargs, name: Ref(over)})
             nodes[node.id] = replace(node, op=str(target), writes=(lives.take(node, over),))
     return replace(traced, graph=lives.merged(nodes), calls=tuple(calls))
 
 
-def _is_tensor(argument: Any, traced: TracedStep) -> bool:
-    return isinstance(argument, Ref) and isinstance(traced.fakes[argument.id], Tensor)
+def _over(plain: Any, target: Any, name: str) -> Callable[..., Tensor]:
+    """The operator over one of its inputs, if all inputs of its shape are laid out alike.
 
-
-def _over(plain: Any, target: Any, name: str, strides: tuple[tuple[int, ...], ...]) -> Callable[..., Tensor]:
-    """The operator over one of its inputs, if all inputs are laid out as they were traced.
-
-    Some operators lay their results out otherwise than their fakes say; then a result of its own keeps the layout that
-    the step would have, for others sum in another order.
+    Some operators lay their results out otherwise than their fakes say. Where inputs turn out to differ, a result of its
+    own keeps the layout that the step would have: what comes after sums in the order of the layout.
     """
 
     def over(*args: Any, **kwargs: Any) -> Tensor:
-        if tuple(one.stride() for one in args if isinstance(one, Tensor)) == strides:
+        into = kwargs[name]
+        alike = [one for one in args if isinstance(one, Tensor) and one.shape == into.shape]
+        if all(_strides(one) == _strides(into) for one in alike):
             return target(*args, **kwargs)
         del kwargs[name]
         return plain(*args, **kwargs)
 
     return over
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    """Of the dimensions that have any length: others mean nothing."""
+    return tuple(stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
 
 
 def _offered(node: Node, traced: TracedStep) -> list[int]:
@@ -105,6 +107,9 @@ class _Lives:
         if len(own) != 1 or len(places) != 1 or self._graph.storages[own[0]].creator != node.id:
             return False
         place = self._storages[self._merged[places[0]]]
+        # Another view of what is written over would change while it is read.
+        if any(place.id in self._places(one) for one in node.inputs if one != over):
+            return False
         creator, lying = self._graph.nodes[place.creator], self._lying[place.id]
         return (
             place.role is Role.OTHER
@@ -114,6 +119,9 @@ class _Lives:
             and max(self._last[one] for one in lying) == node.id
             and (node.phase is not Phase.FORWARD or all(self._is_stage(one, place) for one in lying))
         )
+
+    def _places(self, index: int) -> set[int]:
+        return {self._merged[one] for one in self._graph.nodes[index].storages}
 
     def _is_stage(self, index: int, place: Storage) -> bool:
         """Whether a value in a storage is there before it is finished, and is no view that somebody may keep."""

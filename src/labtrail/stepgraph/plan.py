@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from labtrail.errors import LabtrailError
 from labtrail.stepgraph.ir import StepGraph
@@ -179,7 +180,17 @@ class Planner:
             except InfeasibleError:
                 return least
 
-    def frontier(self, targets: Sequence[float], limit_s: float) -> Iterator[Plan]:
-        """One plan for each target that is reached, from the highest down; its extra time never falls."""
-        for target in sorted(targets, reverse=True):
-            yield self.solve(target, limit_s)
+    def frontier(self, targets: Sequence[float], limit_s: float) -> list[Plan]:
+        """One plan for each target, from the highest down; each is the best of all that were found.
+
+        Args:
+            targets: bytes; all can be reached.
+            limit_s: seconds for each.
+
+        Raises:
+            InfeasibleError: one is not reached.
+        """
+        falling = sorted(targets, reverse=True)
+        bar = tqdm(falling, desc="frontier", unit="target", leave=False, disable=None)
+        bounds = [self.solve(target, limit_s).bound_s for target in bar]
+        return [self._best(target, bound) for target, bound in zip(falling, bounds, strict=True)]

@@ -19,6 +19,8 @@ from labtrail.stepgraph.trace import TracedStep
 
 # Where the running statistics stand among the arguments of batch norm.
 _RUNNING = (3, 4)
+# Batch norms that cannot be called without running statistics, and so would count a batch twice.
+_KEEPS_COUNTING = {"aten._native_batch_norm_legit.default", "aten._batch_norm_with_update.default"}
 _KEPT = {Role.PARAMETER, Role.BUFFER, Role.OPTIMIZER_STATE, Role.INPUT, Role.ACTIVATION}
 
 
@@ -68,6 +70,8 @@ class _Changes:
 
     def can_repeat(self, node: Node) -> bool:
         """Whether a node gives the same again, and harms nobody."""
+        if node.batch_norm and node.writes and node.op in _KEEPS_COUNTING:
+            return False
         own = node.batch_norm or all(storage in self._closed for storage in node.writes)
         return own and all(self._is_final(storage, node) for storage in self._read(node))
 
@@ -246,7 +250,7 @@ class _Writer:
 
     def _repeated_call(self, node: Node) -> Call:
         call = self._traced.calls[node.id]
-        if not node.batch_norm:
+        if not (node.batch_norm and node.writes):
             return call
         args = tuple(None if place in _RUNNING else one for place, one in enumerate(call.args))
         return call._replace(args=args)
