@@ -45,22 +45,30 @@ def in_place(traced: TracedStep) -> TracedStep:
         if over is not None:
             plain, args, kwargs = calls[node.id]
             target, name = _ELEMENTWISE[plain]
-            calls[node.id] = Call(_over(plain, target, name), args, {**kwargs, name: Ref(over)})
+            fakes = [traced.fakes[one.id] for one in args if isinstance(one, Ref)]
+            strides = [_strides(one) for one in fakes if isinstance(one, Tensor)]
+            calls[node.id] = Call(_over(plain, target, name, strides), args, {**kwargs, name: Ref(over)})
             nodes[node.id] = replace(node, op=str(target), writes=(lives.take(node, over),))
     return replace(traced, graph=lives.merged(nodes), calls=tuple(calls))
 
 
-def _over(plain: Any, target: Any, name: str) -> Callable[..., Tensor]:
-    """The operator over one of its inputs, if all inputs of its shape are laid out alike.
+def _over(plain: Any, target: Any, name: str, traced: Sequence[tuple[int, ...]]) -> Callable[..., Tensor]:
+    """The operator over one of its inputs, if they are laid out as they were traced, or all alike.
 
-    Some operators lay their results out otherwise than their fakes say. Where inputs turn out to differ, a result of its
-    own keeps the layout that the step would have: what comes after sums in the order of the layout.
+    Some operators lay their results out otherwise than their fakes say. Where inputs turn out to differ, a result of
+    its own keeps the layout that the step would have: what comes after sums in the order of the layout.
+
+    Args:
+        plain: the operator.
+        target, name: the overload that writes, and its argument for that.
+        traced: strides of the tensors among the operator's arguments.
     """
 
     def over(*args: Any, **kwargs: Any) -> Tensor:
+        given = [one for one in args if isinstance(one, Tensor)]
         into = kwargs[name]
-        alike = [one for one in args if isinstance(one, Tensor) and one.shape == into.shape]
-        if all(_strides(one) == _strides(into) for one in alike):
+        alike = all(_strides(one) == _strides(into) for one in given if one.shape == into.shape)
+        if alike or [_strides(one) for one in given] == traced:
             return target(*args, **kwargs)
         del kwargs[name]
         return plain(*args, **kwargs)
