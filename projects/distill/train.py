@@ -203,7 +203,7 @@ class Step:
         return figures(output, labels, loss, ce, extra)
 
     def _planned(self, batch: Tensor, labels: Tensor, taught: Output | None) -> dict[str, Tensor]:
-        """The same by a planned step; the pull of both terms is not compared, for that would keep everything."""
+        """The same by a planned step; the pull of the two terms is not compared, for that would keep everything."""
         assert self._lean is not None
         paired = taught is not None and self._learner.matcher is not None
         names = ("loss", "ce", "accuracy", *(("extra",) if paired else ()))
@@ -223,7 +223,7 @@ class Step:
                 f"method {self._method}: the loss of epoch {self._epoch} is {found['loss']}; lower "
                 "train.learning_rate or loss.weight"
             )
-        if self._pull:
+        if "extra" in self._sums:
             found |= self._pull | {"extra_weight": float(self._learner.weight)}
         return found
 

@@ -192,3 +192,11 @@ class Pamap2Config(TaskConfig):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     remat: Remat = Remat()
+
+    @model_validator(mode="after")
+    def _trained_one_way(self) -> "Pamap2Config":
+        if self.train.compile and self.remat.memory is not None:
+            raise ValueError(
+                "remat.memory and train.compile: a planned step does not go through the compiler; leave out one"
+            )
+        return self

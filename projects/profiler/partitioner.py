@@ -1,6 +1,6 @@
 """Torch's own answer: what its activation_memory_budget keeps and computes again, judged as our plans are.
 
-Beside ``labtrail.stepgraph.compat`` the only module that touches unstable APIs of torch: those of its partitioner.
+What it touches of torch's partitioner is unstable; tests/unit/profiler/test_partitioner.py has the canaries.
 """
 
 import copy

@@ -42,7 +42,8 @@ class LeanBackward:
 
     Batches of another shape are traced and planned when they first come, as is a model in another mode or with other
     parameters frozen; numbers that the model keeps in Python must not change. A loss that has more to tell than its
-    value copies it into a tensor of its batch: that is part of the step.
+    value copies it into a tensor of its batch: that is part of the step. The memory asked for holds where parameters
+    have no gradients yet; otherwise those of the batch exist beside them until they are added.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, memory: float) -> None:

@@ -1,6 +1,8 @@
 """Training in less memory is the same training."""
 
 import copy
+import logging
+import re
 from typing import Any
 
 import pytest
@@ -40,7 +42,8 @@ def batch_of(size: int) -> dict[str, Tensor]:
     return {"x": torch.randn(size, 32), "y": torch.randn(size, 32), "noted": torch.zeros(2)}
 
 
-def test_gradients_accumulate_and_buffers_move_as_by_autograd() -> None:
+def test_gradients_accumulate_and_buffers_move_as_by_autograd(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "labtrail")
     torch.manual_seed(0)
     model = Tower()
     other = copy.deepcopy(model)
@@ -54,6 +57,18 @@ def test_gradients_accumulate_and_buffers_move_as_by_autograd() -> None:
         states.append([one.grad for one in network.parameters()] + list(network.buffers()) + [torch.get_rng_state()])
         states[-1] += [one["noted"].clone() for one in batches]
     assert all(torch.equal(first, second) for first, second in zip(*states, strict=True))
+    assert re.search(r"[1-9]\d* activations are computed again", caplog.text)
+
+
+def test_of_several_passes_the_first_keeps_to_the_plan() -> None:
+    torch.manual_seed(0)
+    model, batch = Tower(), batch_of(2048)
+    lean, device = LeanBackward(model, loss_of, 0.5), torch.device("cpu")
+    gradients = sum(one.numel() * one.element_size() for one in model.parameters())
+    lean(batch)
+    model.zero_grad()
+    first, second = (peak_of(lambda: lean(batch), 0, device) for _ in range(2))
+    assert first < second <= first + gradients
 
 
 def test_the_peak_is_lower() -> None:

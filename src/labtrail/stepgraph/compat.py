@@ -1,4 +1,7 @@
-"""The only module that touches unstable APIs of torch; tests/unit/profiler/test_compat.py has a canary for each."""
+"""The platform's module for unstable APIs of torch; tests/unit/profiler/test_compat.py has a canary for each.
+
+``export`` names two more, torch's own places for plans; ``projects.profiler.partitioner`` those of its partitioner.
+"""
 
 import copy
 import gc

@@ -174,6 +174,9 @@ class Relaxation:
 
         Returns:
             None if there is none: then no plan at all reaches the target.
+
+        Raises:
+            RuntimeError: HiGHS failed; says why.
         """
         over = self._fixed - target_bytes
         rows, variables = _Rows(), len(self._costs)

@@ -20,8 +20,8 @@ from labtrail.stepgraph.trace import TracedStep
 def workspaces(traced: TracedStep) -> np.ndarray:
     """Bytes that each node needs beside its inputs and outputs, int64 (nodes,).
 
-    The optimizer's are taken to need none: their inputs are the whole model; so are calls that refuse made-up inputs.
-    The random state is left as it was.
+    The optimizer's are taken to need none: their inputs are the whole model; so are calls that refuse made-up inputs,
+    and elementwise operators over one of their inputs. The random state is left as it was.
     """
     found = np.zeros(len(traced.graph.nodes), np.int64)
     alike: dict[Hashable, list[int]] = {}

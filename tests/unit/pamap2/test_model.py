@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from projects.pamap2.config import ModelConfig
+from projects.pamap2.config import ModelConfig, Pamap2Config
 from projects.pamap2.inputs import CHANNELS
 from projects.pamap2.model import FusionModel
 
@@ -121,3 +121,8 @@ def test_modalities_are_one_config_in_any_order_and_never_none() -> None:
     for wrong in ("", "hand,hand", "wrist"):
         with pytest.raises(ValidationError):
             ModelConfig.model_validate({"modalities": wrong})
+
+
+def test_a_planned_step_is_not_compiled() -> None:
+    with pytest.raises(ValidationError, match=r"remat\.memory and train\.compile"):
+        Pamap2Config.model_validate({"train": {"compile": True}, "remat": {"memory": 0.5}})
