@@ -10,7 +10,8 @@ from accelerate import Accelerator
 
 from labtrail.checkpoint import Checkpoint
 from labtrail.cli import command_line
-from labtrail.config import load_config
+from labtrail.config import load_config, load_json
+from labtrail.errors import ConfigError
 from labtrail.files import sha256_of
 from labtrail.launch import require_one_process
 from labtrail.record import DataSource, Record
@@ -18,17 +19,30 @@ from labtrail.task import Task
 from projects.tasks import task_named
 
 if TYPE_CHECKING:
-    from labtrail.campaign import CampaignConfig
+    from labtrail.campaign import Campaign, CampaignConfig
+    from labtrail.tick import Batch
+
+
+def _switch(name: str, text: str):
+    """An option that is a switch, and takes ``true`` from ``mlflow run -P``."""
+    return click.option(name, type=bool, is_flag=False, flag_value=True, default=False, metavar="[true]", help=text)
 
 
 @click.command(name="python -m projects.campaign", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", "path", type=Path, required=True, help="YAML file of a campaign.")
 @click.option("--workers", type=click.IntRange(1), help="Cells at once; by default as many as this machine has cores.")
-@click.option("--dry-run", type=bool, is_flag=False, flag_value=True, default=False, metavar="[true]",
-              help="Print the cells with their states and commands, and stop.")  # fmt: skip
-@click.option("--again", type=bool, is_flag=False, flag_value=True, default=False, metavar="[true]",
-              help="Look again at a campaign that has finished; finished cells stay as they are.")  # fmt: skip
-def main(path: Path, workers: int | None, dry_run: bool, again: bool) -> int:
+@click.option("--backend", type=click.Choice(["local", "slurm", "pbs"]), default="local", show_default=True,
+              help="Where cells run: here, or as jobs of a scheduler, when each call submits what is due.")  # fmt: skip
+@click.option("--backend-config", type=Path, help="JSON file of the jobs' resources, such as slurm/cpu.json.")
+@_switch("--dry-run", "Print the cells with their states and commands, and stop.")
+@_switch("--status", "Print how many cells are done, running, dead or stuck, and stop.")
+@_switch("--cancel", "End all jobs of this campaign; the next call without it goes on.")
+@_switch("--retry", "Submit cells again that failed by themselves or were given up.")
+@_switch("--again", "Look again at a campaign that has finished; finished cells stay as they are.")
+def main(
+    path: Path, workers: int | None, backend: str, backend_config: Path | None, dry_run: bool, status: bool,
+    cancel: bool, retry: bool, again: bool,
+) -> int:  # fmt: skip
     """Runs what a campaign is missing; safe to repeat, to kill and to start twice at once."""
     from labtrail.campaign import Campaign, CampaignConfig, cells_of, program, run_campaign
     from labtrail.execute import Options, execute
@@ -37,15 +51,13 @@ def main(path: Path, workers: int | None, dry_run: bool, again: bool) -> int:
     config = load_config(CampaignConfig, path)
     known = task_named(config.task)
     cells_of(config, known.task)
+    batch = _batch(backend, backend_config)
+    if batch is None and (status or cancel or retry):
+        raise ConfigError(["--status, --cancel and --retry belong to a scheduler: name it with --backend"])
     if dry_run:
-        campaign = Campaign(config, known.task, program(known.module))
-        campaign.look()
-        for cell in campaign.cells:
-            command = " ".join(["python", *campaign.job(cell).command[1:]])
-            click.echo(f"{cell.state:8} {cell.name}  {cell.run_id or cell.problem or command}")
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(campaign.counts().items()))
-        click.echo(f"{len(campaign.cells)} cells: {counts}")
-        return 0
+        return _dry_run(Campaign(config, known.task, program(known.module)), batch)
+    if batch is not None:
+        return _on_scheduler(Campaign(config, known.task, program(known.module)), batch, status, cancel, retry)
 
     def run(config: CampaignConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
         require_one_process(accelerator, "campaign")
@@ -62,6 +74,70 @@ def main(path: Path, workers: int | None, dry_run: bool, again: bool) -> int:
         experiment=config.task,
     )
     return execute(task, config, Options(again=again))
+
+
+def _batch(backend: str, path: Path | None) -> "Batch | None":
+    if backend == "local":
+        if path is not None:
+            raise ConfigError([f"--backend-config {path}: name the scheduler with --backend (slurm, pbs)"])
+        return None
+    from labtrail.batch.queues import queue_named
+    from labtrail.batch.script import BatchConfig
+    from labtrail.tick import Batch
+
+    if path is None:
+        raise ConfigError(
+            [f"--backend {backend}: name a file of resources with --backend-config, such as slurm/cpu.json"]
+        )
+    config = load_json(BatchConfig, path)
+    return Batch(queue_named(backend, config.timeout_s), config)
+
+
+def _dry_run(campaign: "Campaign", batch: "Batch | None") -> int:
+    """What would be run or submitted, with its commands."""
+    from labtrail.tick import look
+
+    if batch is None:
+        campaign.look()
+    else:
+        look(campaign, batch)
+    for cell in campaign.cells:
+        command = " ".join(["python", *campaign.job(cell).command[1:]])
+        click.echo(f"{cell.state:8} {cell.name}  {cell.run_id or cell.problem or command}")
+    _counted(campaign)
+    return 0
+
+
+def _on_scheduler(campaign: "Campaign", batch: "Batch", status: bool, cancel: bool, retry: bool) -> int:
+    """One tick, or what is asked instead; the exit status tells whether cells have failed for good."""
+    from labtrail import tick
+
+    if cancel:
+        ended = tick.cancel(campaign, batch)
+        click.echo(f"{len(ended)} jobs were cancelled; the next tick goes on (labtrail campaign cron off stops them)")
+        return 0
+    if status:
+        tick.look(campaign, batch)
+    else:
+        tick.tick(campaign, batch, retry=retry)
+    click.echo(tick.overview(campaign.cells).to_string(index=False))
+    for line in tick.remarks(campaign.cells, _links(campaign)):
+        click.echo(line)
+    _counted(campaign)
+    return int(any(cell.state in ("failed", "dead") for cell in campaign.cells))
+
+
+def _links(campaign: "Campaign") -> dict[str, str]:
+    """Run id -> its page in the MLflow UI."""
+    from labtrail import links, store
+
+    experiment = store.initialise([campaign.experiment])[campaign.experiment]
+    return {cell.run_id: links.run(links.base(), experiment, cell.run_id) for cell in campaign.cells if cell.run_id}
+
+
+def _counted(campaign: "Campaign") -> None:
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(campaign.counts().items()))
+    click.echo(f"{len(campaign.cells)} cells: {counts}")
 
 
 def _bases(config: "CampaignConfig") -> list[Path]:

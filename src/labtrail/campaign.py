@@ -67,7 +67,7 @@ class CampaignConfig(TaskConfig):
         return self
 
 
-State = Literal["done", "running", "ready", "waiting", "failed"]
+State = Literal["done", "running", "queued", "stuck", "ready", "waiting", "dead", "failed"]
 
 
 @dataclass
@@ -82,6 +82,7 @@ class Cell:
         run_id: of the run that did the work.
         problem: why it failed or cannot begin.
         gone: whether a result of it that lay outside its run is no longer there.
+        job_id: of its job in a scheduler's queue.
     """
 
     group: Group
@@ -92,6 +93,7 @@ class Cell:
     run_id: str = ""
     problem: str = ""
     gone: bool = False
+    job_id: str = ""
 
     @property
     def name(self) -> str:
@@ -152,7 +154,13 @@ def _load(task: Task[Any], cell: Cell) -> Any:
 
 
 class Campaign:
-    """The cells of a campaign and what the store knows of them."""
+    """The cells of a campaign and what the store knows of them.
+
+    Attributes:
+        cells: in the order of the file.
+        name: of the campaign.
+        task_name, experiment: of the task that the cells run.
+    """
 
     def __init__(self, config: CampaignConfig, task: Task[Any], command: Sequence[str]) -> None:
         """
@@ -163,6 +171,11 @@ class Campaign:
         """
         self.cells = cells_of(config, task)
         self._config, self._task, self._command = config, task, tuple(command)
+        self.name, self.task_name, self.experiment = config.name, task.name, task.experiment_name
+
+    def title(self, cell: Cell) -> str:
+        """A short, telling name of the run that a cell will be."""
+        return self._task.run_name(_load(self._task, cell))
 
     def look(self) -> None:
         """Brings every cell that is not running or failed up to what the store holds."""

@@ -71,6 +71,7 @@ class Checkpoint:
         config: Mapping[str, Any] | None = None,
         upload: Callable[[Path], None] | None = None,
         run_id: str = "",
+        permit: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -80,9 +81,11 @@ class Checkpoint:
             config: stored in portable checkpoints.
             upload: called with each finished file or folder; None where ``folder`` is the artifact store.
             run_id: of the run whose state this is, for tasks that start others on its behalf.
+            permit: called before anything is written or replaced; raises if this process may no longer write.
         """
         self.folder = folder
         self.run_id = run_id
+        self._permit = permit
         self._accelerator = accelerator
         self._score = score
         self._config = dict(config or {})
@@ -144,6 +147,7 @@ class Checkpoint:
             CheckpointError: the state cannot be written (a full disk); earlier checkpoints stay as they were.
         """
         self.flush()
+        self._permit()
         if self._model is None or self._progress.epoch == self._saved_epoch:
             first()
             return
@@ -247,6 +251,7 @@ class Checkpoint:
         state["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
         write_atomically(new / _STATE_FILE, json.dumps(state, indent=1).encode())
         sync_tree(new)
+        self._permit()
         last, previous = self.folder / _LAST, self.folder / _PREVIOUS
         remove(previous)
         if last.exists():

@@ -61,6 +61,7 @@ class TaskConfig(Section):
 
 
 Config = TypeVar("Config", bound=TaskConfig)
+Settings = TypeVar("Settings", bound=Section)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -95,6 +96,41 @@ def load_config(cls: type[Config], path: Path | None, overrides: Sequence[tuple[
     except ValidationError as error:
         problems = [_describe(cls, path, origin, problem) for problem in error.errors(include_url=False)]
         raise ConfigError(problems) from None
+
+
+def load_json(cls: type[Settings], path: Path) -> Settings:
+    """Reads a JSON file and validates.
+
+    Raises:
+        ConfigError: with one line per problem, each naming the file, the key and the value.
+    """
+    if not path.is_file():
+        near = sorted(str(other) for other in path.parent.glob("*.json"))
+        raise ConfigError([f"{path}: no such file{_choices(path.name, near) if near else ''}"])
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError([f"{path}: not valid JSON: {error}"]) from None
+    return validated(cls, values, path)
+
+
+def validated(cls: type[Settings], values: Any, path: Path | None = None) -> Settings:
+    """
+    Args:
+        cls: what the values are.
+        values: as read.
+        path: file that they come from.
+
+    Raises:
+        ConfigError: with one line per problem.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path}: expected keys and values, found a {type(values).__name__}"])
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        raise ConfigError([_describe(cls, path, {}, problem) for problem in problems]) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

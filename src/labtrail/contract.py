@@ -19,9 +19,27 @@ GIT_COMMIT = "labtrail.git_commit"
 GIT_DIRTY = "labtrail.git_dirty"
 STUDY = "labtrail.study"
 TRIAL = "labtrail.trial"
+# Where the run's job ran, and what it had asked for.
+SCHEDULER_PREFIX = "scheduler."
+SCHEDULER = "scheduler.name"
 JOB_ID = "scheduler.job_id"
+JOB_NAME = "scheduler.job_name"
+PARTITION = "scheduler.partition"
+NODE = "scheduler.node"
+CPUS = "scheduler.cpus"
+MEMORY = "scheduler.memory_mib"
+GPUS = "scheduler.gpus"
+LIMIT_S = "scheduler.limit_s"
+RESTARTS = "scheduler.restarts"
+RESOURCES = "scheduler.resources"
+# How often the run was submitted, and at which epoch it stood at the last submission that found it further on.
+SUBMISSIONS = "scheduler.submissions"
+PROGRESS = "scheduler.progress"
 # Environment variable that gives a process's runs their campaign.
 CAMPAIGN_VARIABLE = "LABTRAIL_CAMPAIGN"
+# What its submission tells a job: the number of the attempt, and the resources that were asked for.
+TOKEN_VARIABLE = "LABTRAIL_TOKEN"
+RESOURCES_VARIABLE = "LABTRAIL_RESOURCES"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 

@@ -8,6 +8,7 @@ LabtrailError
 ├── QueryError     a run or an artifact that was asked for and is not there (exit status 2)
 ├── CheckpointError  a checkpoint that cannot be written or read
 ├── MetricError    a metric that is not a finite number
+├── Superseded     a later attempt at the same run has taken over
 └── Stopped        a run that whoever watches it has ended early
 """
 
@@ -58,6 +59,10 @@ class CheckpointError(LabtrailError):
 
 class MetricError(LabtrailError):
     """A metric that is not a finite number."""
+
+
+class Superseded(LabtrailError):  # noqa: N818 the name says what has happened
+    """Another attempt has begun; this process writes nothing more, not even its end."""
 
 
 class Stopped(LabtrailError):  # noqa: N818 an end that was asked for, not an error

@@ -19,15 +19,17 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from labtrail import contract, store
+from labtrail.batch.facts import cluster_facts
 from labtrail.checkpoint import Checkpoint
 from labtrail.config import Config, fingerprint
-from labtrail.errors import LabtrailError, Stopped
+from labtrail.errors import LabtrailError, Stopped, Superseded
+from labtrail.fence import Fence
 from labtrail.figures import learning_curves
 from labtrail.launch import make_accelerator
 from labtrail.peers import EndStatus, Peers, Verdict
 from labtrail.query import Query
 from labtrail.record import DataSource, Record
-from labtrail.run import Claim, Identity, Run, Status, checked, claim, register
+from labtrail.run import Claim, Identity, Run, Status, checked, claim, register, wait_for_lock
 from labtrail.signals import Guard, Interrupted
 from labtrail.task import Task
 
@@ -35,8 +37,8 @@ _log = logging.getLogger("labtrail")
 
 GRACE_S = 10.0
 _POLL_S = 2.0
+_TAKEOVER_S = 60.0
 _CURVES = ("train/", "validation/")
-_JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID")
 _COLLECTIVE_MARKS = ("gloo", "NCCL", "TCPStore", "Connection closed by peer", "Connection reset")
 
 
@@ -138,9 +140,11 @@ def run_task(task: Task[Config], config: Config, options: Options) -> Outcome:
             _log.info("already done: run %s has finished this work; --again runs it anew", own.run_id)
             _register(own.run_id, options.register)
         return Outcome(0, own.run_id)
-    run = Run(own.run_id)
+    run, fence = Run(own.run_id), Fence(own.run_id)
+    if accelerator.is_main_process:
+        fence.raise_()
     try:
-        attempt = _Attempt(task, config, run, accelerator, identity, options.watch)
+        attempt = _Attempt(task, config, run, accelerator, identity, options.watch, fence)
     except Interrupted as interruption:
         if accelerator.is_main_process:
             run.end("KILLED", str(interruption))
@@ -168,8 +172,10 @@ class _Attempt:
         accelerator: Accelerator,
         identity: Identity,
         watch: Callable[[Record], None],
+        fence: Fence,
     ) -> None:
         self._task = task
+        self._fence = fence
         self._watch = watch
         self._config = config
         self._run = run
@@ -190,6 +196,10 @@ class _Attempt:
                 self._guard.disarm()
                 self._close("FINISHED")
                 return 0
+            except Superseded as error:
+                self._guard.disarm()
+                _log.warning("%s", error)
+                return error.exit_status
             except Stopped as stop:
                 self._guard.disarm()
                 self._end("KILLED", str(stop))
@@ -214,6 +224,7 @@ class _Attempt:
             config=self._config.model_dump(mode="json"),
             upload=self._run.upload if self._run.remote else None,
             run_id=self._run.run_id,
+            permit=self._fence.check,
         )
         metrics: dict[str, float] = {}
         for record in follow(self._task, self._config, self._run, self._accelerator, self._checkpoint):
@@ -222,6 +233,7 @@ class _Attempt:
         self._accelerator.wait_for_everyone()
         self._peers.leave("FINISHED", "")
         if self._accelerator.is_main_process:
+            self._fence.check()
             conclude(self._run, self._identity, metrics)
 
     def _failed(self, error: Exception) -> int:
@@ -260,6 +272,11 @@ class _Attempt:
             self._close(verdict.status, verdict.reason)
 
     def _close(self, status: Status, reason: str = "") -> None:
+        try:
+            self._fence.check()
+        except Superseded as error:
+            _log.warning("%s", error)
+            return
         if status == "FINISHED":
             self._peers.clear()
             if not self._accelerator.is_main_process:
@@ -276,6 +293,8 @@ def _claim_together(task: Task[Config], identity: Identity, accelerator: Acceler
         if accelerator.is_main_process:
             experiment_id = store.initialise([task.experiment_name])[task.experiment_name]
             own = claim(store.connect(), identity, experiment_id, again, os.environ.get("MLFLOW_RUN_ID"))
+            if own.state == "busy" and (fence := Fence(own.run_id)).contested:
+                own = _taken_over(own, fence)
         state, run_id = _broadcast((own.state, own.run_id) if own else None)
         if state != "busy":
             return own or Claim(state, run_id)
@@ -283,6 +302,17 @@ def _claim_together(task: Task[Config], identity: Identity, accelerator: Acceler
             _log.info("run %s is doing this very work in another process; waiting for it", run_id)
         told = True
         time.sleep(_POLL_S)
+
+
+def _taken_over(busy: Claim, fence: Fence) -> Claim:
+    """The work of an attempt that its scheduler has given up but whose process is still there.
+
+    It finds itself shut out at its next write, and ends. One that does not within a minute hangs, and cannot write.
+    """
+    _log.warning("run %s: an earlier attempt is still alive; it is shut out", busy.run_id)
+    fence.raise_()
+    lock = wait_for_lock(busy.run_id, _TAKEOVER_S)
+    return Claim("mine", busy.run_id, lock)
 
 
 def _broadcast(value: Any) -> Any:
@@ -317,13 +347,11 @@ def identify(
         contract.DEVICE: _device_name(accelerator),
         contract.TORCH: str(torch.__version__),
         **_git_tags(),
+        **cluster_facts(),
         **further,
     }
     if campaign := os.environ.get(contract.CAMPAIGN_VARIABLE):
         tags[contract.CAMPAIGN] = campaign
-    job = next((os.environ[name] for name in _JOB_VARIABLES if name in os.environ), None)
-    if job:
-        tags[contract.JOB_ID] = job
     return Identity(task.name, task.run_name(config), key, config, sources, tags)
 
 

@@ -155,11 +155,16 @@ def _is_elsewhere(run: MlflowRun) -> bool:
 
 def _try_lock(run_id: str) -> FileLock | None:
     """The lock that a run's writer holds; None while another live process has it."""
+    return wait_for_lock(run_id, 0)
+
+
+def wait_for_lock(run_id: str, patience_s: float) -> FileLock | None:
+    """The lock that a run's writer holds; None if another live process has it all the time."""
     path = store.state_folder() / "locks" / f"run-{run_id}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=patience_s)
     except Timeout:
         return None
     return lock
@@ -200,6 +205,42 @@ def abandon(reason: str) -> None:
         if contract.KEY not in client.get_run(run_id).data.tags:
             client.set_tag(run_id, contract.STATUS_REASON, f"KILLED: {reason}")
             client.set_terminated(run_id, "KILLED")
+
+
+def reserve(task: str, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
+    """Opens a run for work that a job will do later; its status is SCHEDULED until the job begins.
+
+    Args:
+        task: that the job will run.
+        experiment_id: where it goes.
+        name: of the run.
+        tags: its key and campaign.
+
+    Returns:
+        The run's id.
+    """
+    client = store.connect()
+    own = {**registry.resolve_tags(), contract.TASK: task, **tags}
+    run_id = client.create_run(experiment_id, tags=own, run_name=name).info.run_id
+    client.update_run(run_id, status="SCHEDULED")
+    return run_id
+
+
+def annotate(run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags of a run that this process does not write otherwise."""
+    store.connect().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def give_up(run_id: str, reason: str) -> None:
+    """Closes a run whose job is gone; it can be continued.
+
+    A run that has ended by its own word is left alone.
+    """
+    client = store.connect()
+    if contract.ENDED not in client.get_run(run_id).data.tags:
+        client.set_tag(run_id, contract.STATUS_REASON, f"KILLED: {reason}"[:_LONGEST_REASON])
+        client.set_tag(run_id, contract.ENDED, "KILLED")
+        client.set_terminated(run_id, "KILLED")
 
 
 def describe_given(text: str) -> None:
@@ -259,7 +300,9 @@ class Run:
             params=[Param(key, value) for key, value in params.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
-        for name in {contract.STATUS_REASON, contract.ENDED} & set(before.data.tags):
+        stale = {name for name in before.data.tags if name.startswith(contract.SCHEDULER_PREFIX)} - set(tags)
+        stale -= {contract.SUBMISSIONS, contract.PROGRESS}
+        for name in ({contract.STATUS_REASON, contract.ENDED} | stale) & set(before.data.tags):
             self._client.delete_tag(self.run_id, name)
         self._client.update_run(self.run_id, status="RUNNING")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.entities import Run as MlflowRun
@@ -25,9 +25,14 @@ T = TypeVar("T")
 _SQLITE = "sqlite:///"
 
 
+def working_folder() -> Path:
+    """The checkout in which all is run."""
+    return Path.cwd()
+
+
 def state_folder() -> Path:
     """Folder of locks and of work in progress, beside the store; not part of any result."""
-    return Path.cwd() / ".labtrail"
+    return working_folder() / ".labtrail"
 
 
 def place() -> str:
@@ -75,6 +80,23 @@ def locked(name: str) -> Generator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{name}.lock"):
         yield
+
+
+@contextmanager
+def held(name: str) -> Generator[FileLock | None]:
+    """As ``locked``, but without waiting: None if another process holds the lock."""
+    folder = state_folder() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield None
+        return
+    try:
+        yield lock
+    finally:
+        lock.release()
 
 
 def initialise(experiments: Iterable[str]) -> dict[str, str]:

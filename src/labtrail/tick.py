@@ -1,0 +1,233 @@
+"""One look at a campaign on a batch scheduler: what is missing and not alive is submitted.
+
+A tick may be run by hand, from cron, twice at once, and after anything has died. Its order is its safety: first the
+lock, then the queue, then the runs. A job that ends between the two reads has left a run that says FINISHED; one that
+is alive is never submitted again; and while the scheduler does not answer, nothing is done.
+"""
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from labtrail import contract, store
+from labtrail.batch.queue import Queue, Queued
+from labtrail.batch.script import BatchConfig, check, write_script
+from labtrail.campaign import Campaign, Cell
+from labtrail.errors import LabtrailError
+from labtrail.query import Query
+from labtrail.run import annotate, give_up, reserve, wait_for_lock
+from labtrail.scheduler import Job
+
+_log = logging.getLogger("labtrail")
+
+_STATUSES = ("FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED")
+_EPOCHS = "system/epoch_seconds"
+
+
+class Busy(LabtrailError):  # noqa: N818 not an error
+    """Another tick of this campaign is at work."""
+
+    exit_status = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Where jobs go.
+
+    Attributes:
+        queue: the scheduler.
+        config: how jobs run on it.
+    """
+
+    queue: Queue
+    config: BatchConfig
+
+
+def tick(campaign: Campaign, batch: Batch, *, retry: bool = False) -> list[Cell]:
+    """Submits every cell that is due.
+
+    Args:
+        campaign: its cells get their states.
+        batch: where they run.
+        retry: whether cells whose own process failed are submitted again.
+
+    Returns:
+        The cells that were submitted.
+
+    Raises:
+        Busy: another tick is at work.
+        QueueError: the scheduler does not answer; nothing was done since.
+        SubmitError, ConfigError: a job, its template or its folders are refused; nothing was submitted.
+    """
+    with store.held(f"tick-{campaign.name}") as lock:
+        if lock is None:
+            raise Busy(f"another tick of campaign {campaign.name} is at work; nothing to do")
+        runs = look(campaign, batch, retry=retry)
+        due = [cell for cell in campaign.cells if cell.state == "ready"]
+        check(batch.config, batch.queue, [job_name(campaign, cell) for cell in due])
+        for number, cell in enumerate(due):
+            _submit(campaign, cell, runs.get(cell.key), batch, first=number == 0)
+        return due
+
+
+def look(campaign: Campaign, batch: Batch, *, retry: bool = False) -> Mapping[str, Mapping[str, Any]]:
+    """Brings all cells up to what queue and store say; submits nothing.
+
+    Returns:
+        Key -> the run of that work, as rows of ``Query.runs``.
+    """
+    campaign.look()
+    names = {cell.key: job_name(campaign, cell) for cell in campaign.cells if cell.key}
+    queue = batch.queue.alive([names[cell.key] for cell in campaign.cells if cell.key and cell.state != "done"])
+    runs = _runs(campaign)
+    campaign.look()
+    for cell in campaign.cells:
+        if cell.state == "ready":
+            # One whose key was not known when the queue was read waits for the next tick.
+            known = cell.key in names
+            queued = queue.get(names[cell.key]) if known else None
+            cell.state, cell.problem = (
+                _state(runs.get(cell.key), queued, batch.config, retry) if known else ("waiting", "")
+            )
+            cell.run_id = str(runs[cell.key]["run_id"]) if cell.key in runs else ""
+            cell.job_id = queued.job_id if queued else ""
+    return runs
+
+
+def job_name(campaign: Campaign, cell: Cell) -> str:
+    """Identity of a cell's job: what it is called, and the key of its work."""
+    return f"{campaign.title(cell)}.{cell.key}"
+
+
+def _runs(campaign: Campaign) -> dict[str, Mapping[str, Any]]:
+    """Key -> row of its newest run."""
+    rows = Query(campaign.task_name, statuses=_STATUSES).runs().to_dict("records")
+    return {str(row[contract.KEY]): row for row in rows if contract.KEY in row}
+
+
+def _state(run: Mapping[str, Any] | None, queued: Queued | None, config: BatchConfig, retry: bool) -> tuple[Any, str]:
+    """What is to be said of a cell that no run has finished and whose needs are met."""
+    if queued is not None:
+        return ("stuck", queued.stuck) if queued.stuck else ("running" if queued.running else "queued", queued.state)
+    if run is None:
+        return "ready", ""
+    if run["status"] == "FAILED" and not retry:
+        return "failed", str(run.get(contract.STATUS_REASON, ""))
+    if not _text(run, contract.JOB_ID) and _is_locked(str(run["run_id"])):
+        return "running", "by a process that is no job"
+    submissions, since = _counts(run)
+    if submissions - since >= config.attempts and not retry:
+        return "dead", f"submitted {config.attempts} times without getting any further"
+    return "ready", ""
+
+
+def _is_locked(run_id: str) -> bool:
+    lock = wait_for_lock(run_id, 0)
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+def _text(run: Mapping[str, Any], name: str) -> str:
+    value = run.get(name, "")
+    return value if isinstance(value, str) else ""
+
+
+def _counts(run: Mapping[str, Any]) -> tuple[int, int]:
+    """How often a run was submitted, and how often when it was last seen to have got further."""
+    submissions = int(_text(run, contract.SUBMISSIONS) or 0)
+    epoch, _, at = _text(run, contract.PROGRESS).partition("@")
+    further = _epochs(str(run["run_id"])) > int(epoch or 0)
+    return submissions, submissions if further else int(at or 0)
+
+
+def _epochs(run_id: str) -> int:
+    """Epochs that a run has logged."""
+    steps = Query(run_ids=[run_id], statuses=_STATUSES).history([_EPOCHS])["step"]
+    return int(steps.max()) + 1 if len(steps) else 0
+
+
+def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch: Batch, *, first: bool) -> None:
+    """Opens the run if there is none, counts the submission, and submits: in this order, so that none is forgotten."""
+    name = job_name(campaign, cell)
+    token, since = (0, 0) if run is None else _counts(run)
+    log = batch.config.logs / campaign.name / f"{cell.name}.log"
+    resources = " ".join(f"{key}={value}" if value else key for key, value in batch.config.asked.items())
+    variables = {
+        contract.TOKEN_VARIABLE: str(token + 1), contract.RESOURCES_VARIABLE: resources,
+        contract.CAMPAIGN_VARIABLE: campaign.name, "MLFLOW_TRACKING_URI": store.tracking_uri(),
+    }  # fmt: skip
+    job = Job(name, campaign.job(cell).command, variables, log)
+    if first:
+        batch.queue.check(_script(job, batch))
+    if run is None:
+        experiment = store.initialise([campaign.experiment])[campaign.experiment]
+        tags = {contract.KEY: cell.key, contract.CAMPAIGN: campaign.name}
+        cell.run_id = reserve(campaign.task_name, experiment, campaign.title(cell), tags)
+    counted = {contract.SUBMISSIONS: str(token + 1), contract.PROGRESS: f"{_epochs(cell.run_id)}@{since}"}
+    annotate(cell.run_id, counted | {contract.SCHEDULER: batch.queue.name, contract.JOB_NAME: name})
+    script = _script(Job(name, job.command, {**variables, "MLFLOW_RUN_ID": cell.run_id}, log), batch)
+    cell.job_id = batch.queue.submit(script, name, log.absolute())
+    annotate(cell.run_id, {contract.JOB_ID: cell.job_id})
+    cell.state, cell.problem = "queued", ""
+    _log.info("submitted %s as job %s%s", cell.name, cell.job_id, f", attempt {token + 1}" if token else "")
+
+
+def _script(job: Job, batch: Batch) -> Any:
+    return write_script(job, store.working_folder(), batch.config, batch.queue, store.state_folder())
+
+
+def cancel(campaign: Campaign, batch: Batch) -> list[Cell]:
+    """Ends all jobs of a campaign; runs of jobs that had not begun are closed. The next tick would go on.
+
+    Raises:
+        Busy: a tick is at work.
+        QueueError: the scheduler does not answer.
+    """
+    with store.held(f"tick-{campaign.name}") as lock:
+        if lock is None:
+            raise Busy(f"a tick of campaign {campaign.name} is at work; try again in a moment")
+        look(campaign, batch)
+        found = [cell for cell in campaign.cells if cell.job_id]
+        batch.queue.cancel([cell.job_id for cell in found])
+        for cell in found:
+            if cell.state != "running":
+                give_up(cell.run_id, "cancelled before its job began")
+        return found
+
+
+def overview(cells: Collection[Cell]) -> pd.DataFrame:
+    """Number of cells in each state, a row for each combination of group and swept values; seeds are added up."""
+    rows = [
+        {
+            "group": cell.group.name,
+            **{key: cell.values[key] for key in cell.group.grid if key != "seed"},
+            "state": cell.state,
+        }
+        for cell in cells
+    ]
+    table = pd.DataFrame(rows).fillna("")
+    keys = [name for name in table.columns if name != "state"]
+    counts = table.groupby(keys, sort=False)["state"].value_counts().unstack(fill_value=0)
+    return counts[[state for state in _ORDER if state in counts]].reset_index()
+
+
+_ORDER = ("done", "running", "queued", "ready", "waiting", "stuck", "dead", "failed")
+
+
+def remarks(cells: Collection[Cell], link: Mapping[str, str]) -> Iterator[str]:
+    """A line for each cell that is neither done nor merely waiting.
+
+    Args:
+        cells: after a look.
+        link: run id -> address of the run's page.
+    """
+    for cell in cells:
+        if cell.state not in ("done", "ready", "waiting"):
+            job = f"job {cell.job_id}" if cell.job_id else "no job"
+            yield "  ".join(
+                part for part in (cell.state, cell.name, job, cell.problem, link.get(cell.run_id, "")) if part
+            )
