@@ -186,7 +186,7 @@ def test_known_datasets() -> None:
 
 
 def test_labtrail_lists_its_commands() -> None:
-    from labtrail.cli import _labtrail
+    from labtrail.console import _labtrail
 
     answer = CliRunner().invoke(_labtrail, ["--help"])
     assert answer.exit_code == 0

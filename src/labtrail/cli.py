@@ -1,4 +1,4 @@
-"""The command lines: one for each task (``python -m projects.<task>``), and ``labtrail``."""
+"""The command line of each task: ``python -m projects.<task>``."""
 
 import logging
 import os
@@ -140,51 +140,3 @@ def _keys_help(task: Task[Any]) -> str:
     rows = [(f"--{key}", default, text) for key, default, text in describe(task.config)]
     lines = [f"{key} [{default}]  {text}" for key, default, text in rows]
     return "\b\nConfig values, each an option that overrides the file:\n" + "\n".join(lines)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def _labtrail() -> None:
-    """Looks after the store in which all runs live (MLFLOW_TRACKING_URI, or ./mlflow.db)."""
-
-
-@_labtrail.command()
-def init() -> int:
-    """Creates or migrates the store and creates one experiment per project; safe to repeat."""
-    from labtrail import store
-
-    if not Path("MLproject").is_file():
-        raise LabtrailError(f"{Path.cwd()}: no MLproject here; run labtrail in the project's folder")
-    for name, experiment_id in store.initialise(_experiments()).items():
-        click.echo(f"experiment {name}: id {experiment_id}")
-    click.echo(f"store: {store.tracking_uri()}")
-    return 0
-
-
-@_labtrail.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; only this machine unless told."
-)
-def ui(port: int, host: str) -> int:
-    """Starts the MLflow UI as it should be started, and prints a link for each experiment."""
-    from labtrail import links, store
-
-    base = f"http://{host}:{port}"
-    for name, experiment_id in store.initialise(_experiments()).items():
-        click.echo(f"{name:10} {links.experiment_chart(base, experiment_id)}")
-    # More than one worker makes every request slower; job execution starts several idle processes.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.tracking_uri()]
-    server += ["--workers", "1", "--host", host, "--port", str(port)]
-    sys.stdout.flush()
-    os.execve(sys.executable, server, environment)  # noqa: S606 no shell is the point
-
-
-def _experiments() -> list[str]:
-    """One experiment per project, and one for the tour."""
-    return [*sorted(path.parent.name for path in Path("projects").glob("*/__main__.py")), "tour"]
-
-
-def main() -> None:
-    """Entry point of the ``labtrail`` command."""
-    command_line(_labtrail)

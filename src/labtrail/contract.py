@@ -32,6 +32,9 @@ GPUS = "scheduler.gpus"
 LIMIT_S = "scheduler.limit_s"
 RESTARTS = "scheduler.restarts"
 RESOURCES = "scheduler.resources"
+# On a run that was copied from another store: its id there, and what the copy was made of.
+SOURCE_RUN = "labtrail.source_run"
+SYNCED = "labtrail.synced"
 # How often the run was submitted, and at which epoch it stood at the last submission that found it further on.
 SUBMISSIONS = "scheduler.submissions"
 PROGRESS = "scheduler.progress"

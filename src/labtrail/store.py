@@ -16,6 +16,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.store.entities.paged_list import PagedList
+from sqlalchemy import create_engine, text
 
 from labtrail.errors import ClaimError
 from labtrail.files import write_atomically
@@ -59,6 +60,12 @@ def local_path(uri: str) -> Path | None:
     return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
 
 
+def client_of(uri: str) -> MlflowClient:
+    """A client of another store than this folder's."""
+    _quieten()
+    return MlflowClient(uri)
+
+
 def connect() -> MlflowClient:
     """A client of the store; processes started from here on find the same one."""
     _quieten()
@@ -99,11 +106,15 @@ def held(name: str) -> Generator[FileLock | None]:
         lock.release()
 
 
-def initialise(experiments: Iterable[str]) -> dict[str, str]:
+def initialise(experiments: Iterable[str], artifacts: str = "") -> dict[str, str]:
     """Migrates the store and creates the experiments that are missing; safe to call at once from anywhere.
 
     Opening a new SQLite store in two processes at once corrupts it, and racing creations of an experiment
     send runs elsewhere, so all of it happens under one lock.
+
+    Args:
+        experiments: their names.
+        artifacts: folder of the artifacts of new ones; empty: where the store keeps them.
 
     Returns:
         Experiment name -> id.
@@ -111,17 +122,22 @@ def initialise(experiments: Iterable[str]) -> dict[str, str]:
     with locked("store"):
         client = connect()
         client.search_experiments(max_results=1)
-        return {name: _experiment(client, name) for name in experiments}
+        return {name: experiment_named(client, name, artifacts) for name in experiments}
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
+def experiment_named(client: MlflowClient, name: str, artifacts: str = "") -> str:
+    """Id of an experiment, which is created if there is none.
+
+    Raises:
+        ClaimError: it was deleted.
+    """
     found: Experiment | None = client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage != "active":
             raise ClaimError(f"experiment {name!r} was deleted; 'mlflow experiments restore -x {found.experiment_id}'")
         return found.experiment_id
     try:
-        return client.create_experiment(name)
+        return client.create_experiment(name, str(Path(artifacts).absolute() / name) if artifacts else None)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
@@ -132,9 +148,14 @@ def _experiment(client: MlflowClient, name: str) -> str:
         return found.experiment_id
 
 
+def all_experiments(client: MlflowClient) -> list[Experiment]:
+    """Every active experiment."""
+    return _all_pages(client.search_experiments)
+
+
 def search(client: MlflowClient, condition: str, order_by: list[str] | None = None) -> list[MlflowRun]:
     """Every active run of every active experiment that meets an MLflow filter; pages past 1,000."""
-    experiments = [one.experiment_id for one in _all_pages(client.search_experiments)]
+    experiments = [one.experiment_id for one in all_experiments(client)]
     return _all_pages(client.search_runs, experiment_ids=experiments, filter_string=condition, order_by=order_by)
 
 
@@ -145,3 +166,64 @@ def _all_pages(method: Callable[..., PagedList[T]], **arguments: Any) -> list[T]
         page = method(**arguments, page_token=page.token)
         items += page
     return items
+
+
+def has_run(client: MlflowClient, run_id: str) -> bool:
+    """Whether there is such a run, deleted ones included."""
+    try:
+        client.get_run(run_id)
+    except MlflowException:
+        return False
+    return True
+
+
+# Table and column of every place in which the store keeps an artifact's address.
+_ADDRESSES = (
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"),
+)  # fmt: skip
+
+
+def relocate(old: Path, new: Path) -> dict[str, int]:
+    """Rewrites the addresses of artifacts after their folder was moved; all of them or none.
+
+    MLflow keeps absolute addresses, and has no call that changes them: this one goes to the database itself.
+
+    Args:
+        old: folder as it was called.
+        new: as it is called now.
+
+    Returns:
+        "table.column" -> number of addresses that were changed.
+
+    Raises:
+        ClaimError: the store is a server, whose artifacts have no folder, or ``new`` is not there.
+    """
+    if not new.is_dir():
+        raise ClaimError(f"{new}: no such folder; name the one that the artifacts lie in now")
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        raise ClaimError(f"{uri}: a server keeps no folders of ours; run this where its database is")
+    connect()
+    engine = create_engine(uri)
+    changed = {}
+    with engine.begin() as connection:
+        for table, column in _ADDRESSES:
+            rows = connection.execute(text(f"SELECT DISTINCT {column} FROM {table}")).scalars()  # noqa: S608 own names
+            moved = {one: _moved(one, old, new) for one in rows if one}
+            count = 0
+            for before, after in moved.items():
+                if after != before:
+                    statement = text(f"UPDATE {table} SET {column} = :after WHERE {column} = :before")  # noqa: S608
+                    count += connection.execute(statement, {"after": after, "before": before}).rowcount
+            changed[f"{table}.{column}"] = count
+    engine.dispose()
+    return changed
+
+
+def _moved(address: str, old: Path, new: Path) -> str:
+    folder = local_path(address)
+    if folder is None or not folder.is_relative_to(old):
+        return address
+    moved = new / folder.relative_to(old)
+    return moved.as_uri() if address.startswith("file:") else str(moved)

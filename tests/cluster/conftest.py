@@ -1,7 +1,6 @@
 """Fixtures of schedulers and servers; a test is skipped where they are not installed, and says so."""
 
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 

@@ -74,7 +74,7 @@ class PrivateSlurm:
         files = {"key-file": "key", "socket": "sock", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         options = [f"--{name}={folder}/munge.{suffix}" for name, suffix in files.items()]
         self._daemon("munged", "--force", "--foreground", *options)
-        wait_until(lambda: (folder / "munge.sock").exists())
+        wait_until((folder / "munge.sock").exists)
         self.start_controller(fresh=True)
         self.start_node()
 
@@ -115,12 +115,13 @@ class PrivateSlurm:
 
     def job_processes(self) -> list[psutil.Process]:
         """The batch processes that its node has started."""
+        return [one for one in self._own_processes() if "SLURM_JOB_ID" in one.environ()]
+
+    def _own_processes(self) -> list[psutil.Process]:
         found = []
-        for process in psutil.process_iter(["cmdline"]):
+        for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("SLURM_CONF") == self.variables["SLURM_CONF"] and (
-                    "SLURM_JOB_ID" in process.environ()
-                ):
+                if process.environ().get("SLURM_CONF") == self.variables["SLURM_CONF"]:
                     found.append(process)
         return found
 
@@ -135,5 +136,8 @@ class PrivateSlurm:
             process.wait()
         for process in psutil.process_iter(["name", "cmdline"]):
             with contextlib.suppress(psutil.Error):
-                if process.name() == "slurmstepd" and process.environ().get("SLURM_CONF") == self.variables["SLURM_CONF"]:
+                if (
+                    process.name() == "slurmstepd"
+                    and process.environ().get("SLURM_CONF") == self.variables["SLURM_CONF"]
+                ):
                     process.kill()

@@ -63,10 +63,19 @@ def test_family(name: str) -> None:
     assert_same_steps(miniature(name))
 
 
-def test_missing_modalities_draw_from_their_own_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_modalities(monkeypatch: pytest.MonkeyPatch) -> None:
     settings_of_run = {"model": {"width": 8, "missing": "masked_attention", "fusion": "late"}}
     monkeypatch.setitem(MINIATURES, "pamap2", settings_of_run)
-    step = miniature("pamap2")
+    assert_same_steps(miniature("pamap2"))
+
+
+def test_a_loss_that_draws_from_a_generator_of_its_own() -> None:
+    generator = torch.Generator().manual_seed(3)
+
+    def loss(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return (model(x) * torch.rand(4, 8, generator=generator)).square().mean()
+
+    step = step_of(nn.Linear(8, 8), torch.randn(4, 8), loss)
     assert generators(step)
     assert_same_steps(step)
 

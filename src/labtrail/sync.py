@@ -1,0 +1,125 @@
+"""Copies runs from one store to another, and may be repeated: what was copied whole is not copied again.
+
+For nodes that reach no server: a job writes to a SQLite file of its own, and the login node brings the runs home.
+MLflow gives every run a new id; the old one is kept as a tag by which a second copy finds the first. Ids in tags
+(parent, pointer, runs that were read) follow the runs; params stay what ran, and ``find_run`` leads from an old id to
+the new run.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Metric, Param, RunInputs, RunTag
+from mlflow.entities import Run as MlflowRun
+from tqdm import tqdm
+
+from labtrail import contract, store
+from labtrail.config import fingerprint
+from labtrail.errors import LabtrailError
+
+_log = logging.getLogger("labtrail")
+
+_PER_CALL = 1000
+_PER_CALL_SMALL = 100
+# Tags whose value names other runs, with spaces between several.
+_NAMING = (contract.PARENT, contract.SAME_AS, contract.READS)
+
+
+class Counts(NamedTuple):
+    """What a copy did.
+
+    Attributes:
+        copied: runs that are new or have changed.
+        same: runs that were there already.
+        open: runs that have not ended, and are left for the next time.
+    """
+
+    copied: int
+    same: int
+    open: int
+
+
+def sync(source: MlflowClient, target: MlflowClient) -> Counts:
+    """Copies every run that has ended, with its history, data sets and artifacts.
+
+    Raises:
+        LabtrailError: source and target are the same store.
+    """
+    if source.tracking_uri == target.tracking_uri:
+        raise LabtrailError(f"{source.tracking_uri}: source and target are the same store")
+    experiments = {one.experiment_id: one for one in store.all_experiments(source)}
+    runs = sorted(store.search(source, ""), key=lambda run: (run.info.start_time or 0, run.info.run_id))
+    ended = [run for run in runs if run.info.end_time is not None]
+    known = {
+        run.data.tags[contract.SOURCE_RUN]: run for run in store.search(target, f"tags.`{contract.SOURCE_RUN}` != ''")
+    }
+    copied = 0
+    ids = {source_id: run.info.run_id for source_id, run in known.items()}
+    for run in tqdm(ended, desc="sync", unit="run", disable=None):
+        digest = _digest(run)
+        earlier = known.get(run.info.run_id)
+        if earlier is not None and earlier.data.tags.get(contract.SYNCED) == digest:
+            continue
+        ids[run.info.run_id] = _copy(run, experiments[run.info.experiment_id], earlier, ids, source, target, digest)
+        copied += 1
+    return Counts(copied, len(ended) - copied, len(runs) - len(ended))
+
+
+def _digest(run: MlflowRun) -> str:
+    """Changes with everything that a run that is continued changes."""
+    return fingerprint(run.info.end_time, run.info.status, run.data.metrics, run.data.params, run.data.tags)
+
+
+def _copy(
+    run: MlflowRun, experiment: Experiment, there: MlflowRun | None, ids: Mapping[str, str], source: MlflowClient,
+    target: MlflowClient, digest: str,
+) -> str:  # fmt: skip
+    """Copies one run; the tag that calls it whole is written last."""
+    source_id = run.info.run_id
+    if there is None:
+        experiment_id = store.experiment_named(target, experiment.name)
+        tags = {contract.SOURCE_RUN: source_id}
+        opened = target.create_run(experiment_id, run.info.start_time, tags=tags, run_name=run.info.run_name)
+        run_id = opened.info.run_id
+    else:
+        run_id = there.info.run_id
+    for start in range(0, len(run.data.params), _PER_CALL_SMALL):
+        part = list(run.data.params.items())[start : start + _PER_CALL_SMALL]
+        target.log_batch(run_id, params=[Param(key, value) for key, value in part])
+    for points in _batches(run, source):
+        target.log_batch(run_id, metrics=points)
+    if isinstance(run.inputs, RunInputs) and run.inputs.dataset_inputs:
+        target.log_inputs(run_id, run.inputs.dataset_inputs)
+    _copy_artifacts(source_id, run_id, source, target)
+    tags = {key: _renamed(value, ids) if key in _NAMING else value for key, value in run.data.tags.items()}
+    for start in range(0, len(tags), _PER_CALL_SMALL):
+        part = list(tags.items())[start : start + _PER_CALL_SMALL]
+        target.log_batch(run_id, tags=[RunTag(key, value) for key, value in part])
+    target.set_terminated(run_id, run.info.status, run.info.end_time)
+    target.set_tag(run_id, contract.SYNCED, digest)
+    return run_id
+
+
+def _renamed(value: str, ids: Mapping[str, str]) -> str:
+    return " ".join(ids.get(one, one) for one in value.split())
+
+
+def _batches(run: MlflowRun, source: MlflowClient) -> Iterator[list[Metric]]:
+    points = [one for name in run.data.metrics for one in source.get_metric_history(run.info.run_id, name)]
+    for start in range(0, len(points), _PER_CALL):
+        part = points[start : start + _PER_CALL]
+        yield [Metric(one.key, one.value, one.timestamp, one.step) for one in part]
+
+
+def _copy_artifacts(source_id: str, run_id: str, source: MlflowClient, target: MlflowClient) -> None:
+    local = store.local_path(str(source.get_run(source_id).info.artifact_uri))
+    if local is not None:
+        if local.is_dir() and any(local.iterdir()):
+            target.log_artifacts(run_id, str(local))
+    elif source.list_artifacts(source_id):
+        with tempfile.TemporaryDirectory() as folder:
+            target.log_artifacts(run_id, str(Path(source.download_artifacts(source_id, "", folder))))

@@ -1,0 +1,146 @@
+"""Looking after a store: what is wrong with it, what died in it, and where it lies."""
+
+import importlib.metadata
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from labtrail import contract, store
+from labtrail.batch.queue import QueueError
+from labtrail.batch.queues import queue_named
+from labtrail.query import Query
+from labtrail.run import give_up, wait_for_lock
+
+_OPEN = ("RUNNING", "SCHEDULED")
+_PACKAGES = ("torch", "mlflow", "accelerate", "optuna")
+_LEAST_FREE_GIB = 5
+_TIMEOUT_S = 30.0
+_SHOWN = 5
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    verdict: Literal["ok", "problem", "note"]
+    text: str
+
+
+def doctor() -> Iterator[Finding]:
+    """Looks at store, experiments, artifacts, open runs, versions and disk, and changes nothing."""
+    try:
+        client = store.connect()
+        experiments = store.all_experiments(client)
+    except Exception as error:
+        yield Finding("problem", f"store {store.tracking_uri()} cannot be opened: {str(error).splitlines()[0]}")
+        return
+    yield Finding("ok", f"store {store.tracking_uri()}: {len(experiments)} experiments")
+    for one in experiments:
+        yield from _experiment(one.name, str(one.artifact_location))
+    yield from _artifacts(client)
+    yield from _open_runs()
+    yield _versions()
+    yield _disk()
+
+
+def _experiment(name: str, location: str) -> Iterator[Finding]:
+    folder = store.local_path(location)
+    if folder is None:
+        return
+    base = next(one for one in (folder, *folder.parents) if one.exists())
+    # MLflow makes an experiment's folder with its first artifact; the folder above it has to be there.
+    if base not in (folder, folder.parent):
+        yield Finding(
+            "problem", f"experiment {name}: its artifacts lie in {folder}, which is not there; was the checkout moved? "
+            f"labtrail relocate OLD NEW mends it",
+        )  # fmt: skip
+
+
+def _artifacts(client: store.MlflowClient) -> Iterator[Finding]:
+    """Finished runs whose artifacts are gone, and folders that belong to no run."""
+    lost, known = [], set[Path]()
+    for run in store.search(client, ""):
+        folder = store.local_path(str(run.info.artifact_uri))
+        if folder is None:
+            return
+        known.add(folder.parent)
+        if run.data.tags.get(contract.ENDED) == "FINISHED" and not folder.is_dir():
+            lost.append(run.info.run_id)
+    yield _listed("finished runs without their artifacts", lost, "problem")
+    roots = {folder.parent for folder in known if folder.parent.is_dir()}
+    everyone = {path for root in roots for path in root.iterdir() if _RUN_ID.fullmatch(path.name)}
+    orphans = [str(path) for path in everyone - known if not store.has_run(client, path.name)]
+    yield _listed("artifact folders without a run", orphans, "note")
+
+
+def _listed(what: str, found: list[str], verdict: Literal["problem", "note"]) -> Finding:
+    if not found:
+        return Finding("ok", f"no {what}")
+    shown = ", ".join(sorted(found)[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+    return Finding(verdict, f"{len(found)} {what}: {shown}")
+
+
+def _open_runs() -> Iterator[Finding]:
+    try:
+        dead = _dead()
+    except QueueError as error:
+        yield Finding("problem", str(error))
+        return
+    for run, reason in dead:
+        text = f"run {run['run_id']} ({run['name']}) is {run['status']}, but {reason}; labtrail reap closes it"
+        yield Finding("note", text)
+
+
+def _versions() -> Finding:
+    found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    return Finding("ok", f"Python {sys.version.split()[0]}, {found}, on {socket.gethostname()}")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(store.working_folder()).free / 2**30
+    return Finding("problem" if free < _LEAST_FREE_GIB else "ok", f"{free:.1f} GiB free in {store.working_folder()}")
+
+
+def reap() -> list[tuple[str, str]]:
+    """Closes open runs whose job or process is gone; they can be continued.
+
+    Returns:
+        (run id, reason) of those that were closed.
+
+    Raises:
+        QueueError: a scheduler does not answer; nothing was closed.
+    """
+    dead = [(str(run["run_id"]), reason) for run, reason in _dead()]
+    for run_id, reason in dead:
+        give_up(run_id, reason)
+    return dead
+
+
+def _dead() -> list[tuple[Mapping[str, Any], str]]:
+    rows = Query(None, statuses=_OPEN).runs().to_dict("records")
+    jobs: dict[str, list[Mapping[str, Any]]] = {}
+    found = []
+    for row in rows:
+        if isinstance(row.get(contract.JOB_NAME), str) and isinstance(row.get(contract.SCHEDULER), str):
+            jobs.setdefault(row[contract.SCHEDULER], []).append(row)
+        elif row.get(contract.PLACE) == store.place() and _is_free(row["run_id"]):
+            found.append((row, "its process is gone"))
+    for scheduler, theirs in jobs.items():
+        alive = queue_named(scheduler, _TIMEOUT_S).alive([row[contract.JOB_NAME] for row in theirs])
+        found += [
+            (row, f"its {scheduler} job {row.get(contract.JOB_ID, '')} is gone")
+            for row in theirs
+            if row[contract.JOB_NAME] not in alive
+        ]
+    return found
+
+
+def _is_free(run_id: str) -> bool:
+    lock = wait_for_lock(run_id, 0)
+    if lock is not None:
+        lock.release()
+    return lock is not None
