@@ -44,6 +44,7 @@ def main(
     cancel: bool, retry: bool, again: bool,
 ) -> int:  # fmt: skip
     """Runs what a campaign is missing; safe to repeat, to kill and to start twice at once."""
+    from labtrail import store
     from labtrail.campaign import Campaign, CampaignConfig, cells_of, program, run_campaign
     from labtrail.execute import Options, execute
     from labtrail.scheduler import Local
@@ -54,6 +55,8 @@ def main(
     batch = _batch(backend, backend_config)
     if batch is None and (status or cancel or retry):
         raise ConfigError(["--status, --cancel and --retry belong to a scheduler: name it with --backend"])
+    if dry_run or batch is not None:
+        store.initialise([known.task.experiment_name])
     if dry_run:
         return _dry_run(Campaign(config, known.task, program(known.module)), batch)
     if batch is not None:
@@ -119,7 +122,11 @@ def _on_scheduler(campaign: "Campaign", batch: "Batch", status: bool, cancel: bo
     if status:
         tick.look(campaign, batch)
     else:
-        tick.tick(campaign, batch, retry=retry)
+        try:
+            tick.tick(campaign, batch, retry=retry)
+        except tick.Busy as busy:
+            click.echo(str(busy))
+            return 0
     click.echo(tick.overview(campaign.cells).to_string(index=False))
     for line in tick.remarks(campaign.cells, _links(campaign)):
         click.echo(line)

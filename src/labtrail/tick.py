@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from labtrail import contract, store
-from labtrail.batch.queue import Queue, Queued
+from labtrail.batch.queue import Queue, Queued, SubmitError
 from labtrail.batch.script import BatchConfig, check, write_script
 from labtrail.campaign import Campaign, Cell
 from labtrail.errors import LabtrailError
@@ -170,7 +170,11 @@ def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch
     counted = {contract.SUBMISSIONS: str(token + 1), contract.PROGRESS: f"{_epochs(cell.run_id)}@{since}"}
     annotate(cell.run_id, counted | {contract.SCHEDULER: batch.queue.name, contract.JOB_NAME: name})
     script = _script(Job(name, job.command, {**variables, "MLFLOW_RUN_ID": cell.run_id}, log), batch)
-    cell.job_id = batch.queue.submit(script, name, log.absolute())
+    try:
+        cell.job_id = batch.queue.submit(script, name, log.absolute())
+    except SubmitError as error:
+        give_up(cell.run_id, str(error))
+        raise
     annotate(cell.run_id, {contract.JOB_ID: cell.job_id})
     cell.state, cell.problem = "queued", ""
     _log.info("submitted %s as job %s%s", cell.name, cell.job_id, f", attempt {token + 1}" if token else "")

@@ -82,10 +82,15 @@ class PrivateSlurm:
         """Starts the controller; from nothing, or from what it has saved."""
         self._daemon("slurmctld", "-D", *(["-c"] if fresh else []))
         wait_until(lambda: "UP" in self.command("scontrol", "ping").stdout)
+        if "slurmd" in self._processes:
+            self._wait_for_node()
 
     def start_node(self) -> None:
         """Starts the node's daemon."""
         self._daemon("slurmd", "-D")
+        self._wait_for_node()
+
+    def _wait_for_node(self) -> None:
         wait_until(lambda: self.command("sinfo", "-h", "-o", "%T").stdout.strip() in ("idle", "mixed", "allocated"))
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:

@@ -1,77 +1,209 @@
 """Campaigns on a real Slurm: whatever dies, every cell is finished exactly once."""
 
+import re
 import signal
+import subprocess
+import textwrap
+import time
+from collections.abc import Callable
 
 import pytest
 
 from labtrail import contract
+from labtrail.batch.queue import QueueError
 from tests.cluster.private_slurm import PrivateSlurm
-from tests.cluster.rounds import CELLS, Round, assert_whole
+from tests.cluster.rounds import STUDENTS, TEACHERS, Round, assert_whole
 from tests.workspace import Workspace, wait_until
 
 pytestmark = pytest.mark.cluster
 
+Make = Callable[..., Round]
+
 
 @pytest.fixture
-def round_(workspace: Workspace, slurm: PrivateSlurm) -> Round:
-    return Round(workspace, slurm)
+def make(workspace: Workspace, slurm: PrivateSlurm, monkeypatch: pytest.MonkeyPatch) -> Make:
+    return lambda **options: Round(workspace, slurm, monkeypatch, **options)
 
 
-def test_a_round_from_nothing_to_its_end(round_: Round) -> None:
-    first = round_.tick()
+def test_a_round_from_nothing_to_its_end(make: Make) -> None:
+    found = make(text=TEACHERS + STUDENTS, epochs=8)
+    first = found.called()
     assert first.returncode == 0, first.stderr
-    assert first.stderr.count("submitted") == 2
-    again = round_.tick()
-    assert "submitted" not in again.stderr
-    status = round_.tick("--status")
-    assert "teachers" in status.stdout
-    assert f"{CELLS} cells" in status.stdout
-    assert len(round_.slurm.queue()) == 2
-    round_.run_to_end()
-    assert_whole(round_)
-    runs = round_.runs()
+    assert first.stderr.count("submitted teachers") == 2
+    assert "students" not in first.stderr
+    assert found.tick() == []
+    status = found.called("--status")
+    assert re.search(r"group +method +.*\n *teachers .*\n *students +logit ", status.stdout)
+    assert "4 cells" in status.stdout
+    found.run_to_end()
+    assert_whole(found)
+    runs = found.runs()
     assert (runs[contract.SCHEDULER] == "slurm").all()
     assert (runs[contract.PARTITION] == "debug").all()
     assert (runs[contract.RESOURCES] == "time=5 cpus-per-task=1").all()
     assert runs[[contract.NODE, contract.JOB_ID, contract.JOB_NAME, contract.CPUS]].notna().all().all()
-    assert round_.tick().returncode == 0
+    assert all(name.endswith(key) for name, key in zip(runs[contract.JOB_NAME], runs[contract.KEY], strict=True))
 
 
-def test_a_killed_and_a_cancelled_job_go_on_from_their_checkpoint(round_: Round) -> None:
-    round_ = Round(round_.workspace, round_.slurm, epochs=12)
-    round_.tick()
-    _wait_for_epochs(round_, 2)
-    one, other = (round_.slurm.queue()[index][1] for index in (0, 1))
-    for process in round_.slurm.job_processes():
+def test_a_killed_and_a_cancelled_job_go_on_from_their_checkpoint(make: Make) -> None:
+    found = make(epochs=25)
+    found.tick()
+    found.wait_for_epochs(2)
+    one, other = (found.slurm.queue()[index][1] for index in (0, 1))
+    for process in found.slurm.job_processes():
         if process.environ()["SLURM_JOB_ID"] == one:
             process.kill()
-    round_.slurm.command("scancel", other)
-    round_.run_to_end()
-    assert_whole(round_)
-    teachers = round_.runs().query("`cfg.method` == 'none'")
-    assert teachers[contract.ATTEMPTS].tolist() == ["2", "2"]
-    assert teachers[contract.SUBMISSIONS].tolist() == ["2", "2"]
+    found.slurm.command("scancel", other)
+    found.run_to_end()
+    assert_whole(found)
+    assert found.runs()[contract.ATTEMPTS].tolist() == ["2", "2"]
+    assert found.runs()[contract.SUBMISSIONS].tolist() == ["2", "2"]
 
 
-def _wait_for_epochs(round_: Round, count: int) -> None:
-    def there() -> bool:
-        history = round_.workspace.query("distill", ("RUNNING",)).history(["train/loss"])
-        return history.groupby("run_id")["step"].max().ge(count).sum() >= 2
-
-    wait_until(there, 90)
-
-
-def test_nothing_is_done_while_the_controller_is_silent(round_: Round) -> None:
-    round_.slurm.kill("slurmctld", signal.SIGSTOP)
-    hung = round_.tick()
+def test_nothing_is_done_while_the_controller_is_hung_or_down(make: Make) -> None:
+    found = make()
+    found.slurm.kill("slurmctld", signal.SIGSTOP)
+    hung = found.called()
     assert hung.returncode == 1
-    assert "nothing is known" in hung.stderr or "timed out" in hung.stderr
-    assert round_.runs().empty
-    round_.slurm.kill("slurmctld", signal.SIGCONT)
-    round_.slurm.kill("slurmctld")
-    down = round_.tick()
-    assert down.returncode == 1
-    assert "error: squeue: " in down.stderr
-    assert round_.runs().empty
-    round_.slurm.start_controller()
-    assert round_.tick().stderr.count("submitted") == 2
+    assert "error: squeue did not answer within 5 s; nothing is known" in hung.stderr
+    assert found.runs().empty
+    found.slurm.kill("slurmctld", signal.SIGCONT)
+    found.slurm.kill("slurmctld")
+    with pytest.raises(QueueError, match="squeue"):
+        found.tick()
+    assert found.runs().empty
+    found.slurm.start_controller()
+    assert len(found.tick()) == 2
+
+
+def test_jobs_that_the_controller_forgot_are_submitted_again(make: Make) -> None:
+    found = make()
+    assert len(found.tick()) == 2
+    found.slurm.kill("slurmctld")
+    # Without its last seconds: the jobs are gone, and their numbers will be given out again.
+    found.slurm.start_controller(fresh=True)
+    wait_until(lambda: not found.slurm.job_processes())
+    assert len(found.tick()) == 2
+    found.run_to_end()
+    assert_whole(found)
+
+
+def test_a_controller_that_was_killed_and_restarted_changes_nothing(make: Make) -> None:
+    found = make(epochs=25)
+    found.tick()
+    found.wait_for_epochs(1)
+    time.sleep(4)
+    found.slurm.kill("slurmctld")
+    found.slurm.start_controller()
+    found.run_to_end()
+    assert_whole(found)
+    assert found.runs()[contract.SUBMISSIONS].tolist() == ["1", "1"]
+
+
+def test_sbatch_was_accepted_but_its_caller_killed(make: Make) -> None:
+    found = make(epochs=8)
+    fatal = textwrap.dedent("""\
+        #!/bin/bash
+        "$(PATH=${PATH#*:} command -v sbatch)" "$@" || exit
+        case "$*" in *--test-only*) ;; *) kill -9 $PPID ;; esac
+        """)
+    found.workspace.write("fatal/sbatch", fatal).chmod(0o755)
+    path = found.workspace.variables["PATH"]
+    found.workspace.variables["PATH"] = f"{found.workspace.folder / 'fatal'}:{path}"
+    assert found.called().returncode == -signal.SIGKILL
+    found.workspace.variables["PATH"] = path
+    assert len(found.slurm.queue()) == 1
+    assert len(found.tick()) == 1
+    found.run_to_end()
+    assert_whole(found)
+    assert found.runs()[contract.SUBMISSIONS].tolist() == ["1", "1"]
+
+
+# Both ticks wait for each other after they have looked, as two runners do that read the queue at the same time.
+RACE = """
+import sys, time
+from pathlib import Path
+import labtrail.store, labtrail.tick
+from contextlib import nullcontext
+own, other = Path(sys.argv[1]), Path(sys.argv[2])
+LOCK
+look = labtrail.tick.look
+def looked(*arguments, **options):
+    found = look(*arguments, **options)
+    own.touch()
+    deadline = time.monotonic() + 20
+    while not other.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+labtrail.tick.look = looked
+sys.argv = ["campaign", *sys.argv[3:]]
+import runpy
+runpy.run_module("projects.campaign", run_name="__main__")
+"""
+
+
+def race(found: Round, lock: str) -> None:
+    found.workspace.write("race.py", RACE.replace("LOCK", lock))
+    words = found.workspace.command(*found.command())
+    pairs = (("one", "two"), ("two", "one"))
+    racing = [
+        subprocess.Popen([words[0], "race.py", *pair, *words[3:]], cwd=found.workspace.folder,
+                         env=found.workspace.environment, stdout=subprocess.DEVNULL)
+        for pair in pairs
+    ]  # fmt: skip
+    for process in racing:
+        process.wait(timeout=120)
+
+
+def test_two_ticks_at_once_submit_each_cell_once(make: Make) -> None:
+    found = make(epochs=8)
+    race(found, "")
+    assert sorted(name for name, _, _ in found.slurm.queue()) == sorted(found.runs()[contract.JOB_NAME])
+    assert len(found.slurm.queue()) == 2
+    found.run_to_end()
+    assert_whole(found)
+
+
+def test_without_the_lock_there_are_duplicates(make: Make) -> None:
+    """What the lock is for: the same race without it."""
+    found = make(epochs=8)
+    race(found, "labtrail.store.held = lambda name: nullcontext(name)")
+    assert len(found.slurm.queue()) == 4
+    assert len(found.runs()) == 4
+
+
+def test_a_node_is_lost_and_comes_back(
+    workspace: Workspace, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, slurm: PrivateSlurm
+) -> None:
+    slurm.stop()
+    quick = PrivateSlurm(tmp_path_factory.mktemp("failing"), SlurmdTimeout="5")
+    quick.start()
+    try:
+        found = Round(workspace, quick, monkeypatch, epochs=150)
+        found.tick()
+        found.wait_for_epochs(2)
+        alive = [one for one in quick.job_processes() if "projects.distill" in one.cmdline()]
+        assert len(alive) == 2
+        quick.kill("slurmd")
+        wait_until(lambda: all(state == "NODE_FAIL" for _, _, state in quick.queue()), 90)
+        # Nobody has told them.
+        assert all(one.is_running() for one in alive)
+        assert len(found.tick()) == 2
+        quick.start_node()
+        found.run_to_end()
+        assert_whole(found)
+        assert found.runs()[contract.SUBMISSIONS].tolist() == ["2", "2"]
+    finally:
+        quick.stop()
+
+
+@pytest.mark.slow
+def test_a_job_at_its_time_limit_goes_on(make: Make) -> None:
+    found = make(epochs=300)
+    template = found.workspace.folder / "slurm/job.slurm"
+    template.write_text(template.read_text().replace("USR1@120", "USR1@30"))
+    found.configure(resources={"time": "1", "cpus-per-task": 1})
+    found.run_to_end(600)
+    assert_whole(found)
+    assert "SIGUSR1" in found.logs()
+    assert int(found.runs()[contract.ATTEMPTS].astype(int).min()) >= 2
