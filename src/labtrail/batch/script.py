@@ -18,6 +18,7 @@ from labtrail.files import write_atomically
 from labtrail.scheduler import Job
 
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
+_PLACES = ("resources", "setup", "log", "folder", "python", "job")
 _KEY = r"^[A-Za-z][A-Za-z0-9_-]*$"
 
 
@@ -68,8 +69,9 @@ def check(config: BatchConfig, queue: Queue, names: list[str]) -> None:
         problems.append(f"template: {config.template}: no such file (there: {there})")
     else:
         unknown = set(_PLACE.findall(config.template.read_text(encoding="utf-8"))) - set(_PLACES)
+        valid = ", ".join(_PLACES)
         problems += [
-            f"template: {config.template}: {{{{{one}}}}} is unknown; valid: {_PLACES}" for one in sorted(unknown)
+            f"template: {config.template}: {{{{{one}}}}} is unknown; valid: {valid}" for one in sorted(unknown)
         ]
     for key, folder in (("scratch", config.scratch), ("logs", str(config.logs))):
         if folder:
@@ -79,9 +81,6 @@ def check(config: BatchConfig, queue: Queue, names: list[str]) -> None:
             problems.append(f"job name {name[:40]}...: {len(name)} characters, {queue.name} takes {queue.longest_name}")
     if problems:
         raise ConfigError(problems)
-
-
-_PLACES = ("resources", "setup", "log", "folder", "python", "job")
 
 
 def _unwritable(key: str, folder: Path) -> list[str]:

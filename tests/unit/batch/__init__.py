@@ -1,0 +1,1 @@
+"""Jobs as scripts, and the schedulers as recorded."""
