@@ -197,7 +197,8 @@ def _run_by_id(run_id: str, task: str, client: MlflowClient) -> MlflowRun:
         if contract.SAME_AS in run.data.tags:
             run = client.get_run(run.data.tags[contract.SAME_AS])
     except MlflowException:
-        run = None
+        # One that was copied from another store is known there by the id it had.
+        run = next(iter(store.search(client, f"tags.`{contract.SOURCE_RUN}` = '{run_id}'")), None)
     if run is None or run.info.lifecycle_stage != "active":
         raise QueryError(f"run {run_id}: no such run in {store.tracking_uri()}{_known(task, client)}")
     found = run.data.tags.get(contract.TASK, "none of labtrail")

@@ -1,11 +1,12 @@
 """Looking after a store: what is wrong with it, what died in it, and where it lies."""
 
 import importlib.metadata
+import os
 import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -39,31 +40,33 @@ def doctor() -> Iterator[Finding]:
         yield Finding("problem", f"store {store.tracking_uri()} cannot be opened: {str(error).splitlines()[0]}")
         return
     yield Finding("ok", f"store {store.tracking_uri()}: {len(experiments)} experiments")
+    runs = store.search(client, "")
+    used = {run.info.experiment_id for run in runs}
     for one in experiments:
-        yield from _experiment(one.name, str(one.artifact_location))
-    yield from _artifacts(client)
+        yield from _experiment(one.name, str(one.artifact_location), used=one.experiment_id in used)
+    yield from _artifacts(client, runs)
     yield from _open_runs()
     yield _versions()
     yield _disk()
 
 
-def _experiment(name: str, location: str) -> Iterator[Finding]:
+def _experiment(name: str, location: str, *, used: bool) -> Iterator[Finding]:
+    """Whether artifacts can be read and written where an experiment keeps them; a fresh one has no folder yet."""
     folder = store.local_path(location)
-    if folder is None:
+    if folder is None or folder.is_dir():
         return
-    base = next(one for one in (folder, *folder.parents) if one.exists())
-    # MLflow makes an experiment's folder with its first artifact; the folder above it has to be there.
-    if base not in (folder, folder.parent):
-        yield Finding(
-            "problem", f"experiment {name}: its artifacts lie in {folder}, which is not there; was the checkout moved? "
-            f"labtrail relocate OLD NEW mends it",
-        )  # fmt: skip
+    base = next(one for one in folder.parents if one.exists())
+    if used:
+        remedy = "was the checkout moved? labtrail relocate OLD NEW mends it"
+        yield Finding("problem", f"experiment {name}: its artifacts lie in {folder}, which is not there; {remedy}")
+    elif not os.access(base, os.W_OK):
+        yield Finding("problem", f"experiment {name}: its artifacts go to {folder}, and {base} cannot be written to")
 
 
-def _artifacts(client: store.MlflowClient) -> Iterator[Finding]:
+def _artifacts(client: store.MlflowClient, runs: Sequence[store.MlflowRun]) -> Iterator[Finding]:
     """Finished runs whose artifacts are gone, and folders that belong to no run."""
     lost, known = [], set[Path]()
-    for run in store.search(client, ""):
+    for run in runs:
         folder = store.local_path(str(run.info.artifact_uri))
         if folder is None:
             return

@@ -4,6 +4,8 @@ from collections.abc import Generator
 
 import pytest
 
+from tests.cluster import private_postgres
+from tests.cluster.private_postgres import PrivatePostgres
 from tests.cluster.private_slurm import PrivateSlurm, missing
 
 
@@ -15,6 +17,19 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Generator[PrivateSlurm]:
     found = PrivateSlurm(tmp_path_factory.mktemp("slurm"))
     try:
         found.start()
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[PrivatePostgres]:
+    """A PostgreSQL with an empty database."""
+    if private_postgres.missing():
+        pytest.skip("PostgreSQL not installed; apt-get install --no-install-recommends postgresql")
+    found = PrivatePostgres(tmp_path_factory.mktemp("postgres"))
+    found.start()
+    try:
         yield found
     finally:
         found.stop()

@@ -21,8 +21,8 @@ def server(workspace: Workspace) -> Iterator[str]:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     (workspace.folder / "server").mkdir()
-    command = ["python", "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", "sqlite:///server/mlflow.db", "--artifacts-destination", "server/artifacts"]
+    workspace.variables["MLFLOW_TRACKING_URI"] = "sqlite:///server/mlflow.db"
+    command = ["labtrail", "server", "--port", str(port), "--artifacts", "server/artifacts"]
     with workspace.started(*command) as process:
         wait_for_line(process, "Uvicorn running")
         wait_until(lambda: _answers(url))
