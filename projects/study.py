@@ -13,7 +13,7 @@ from tqdm import tqdm
 from labtrail.checkpoint import Checkpoint
 from labtrail.cli import command_line, overrides_of
 from labtrail.config import TaskConfig, load_config, to_yaml
-from labtrail.errors import LabtrailError
+from labtrail.errors import ConfigError, LabtrailError
 from labtrail.files import sha256_of, write_atomically
 from labtrail.launch import require_one_process
 from labtrail.record import DataSource, Record
@@ -47,11 +47,16 @@ def main(context: click.Context, path: Path, workers: int, again: bool, worker: 
 
     Values of the study's file are overridden by --key value, as for a task.
     """
+    from labtrail import store
     from labtrail.execute import Options, execute
     from labtrail.study import StudyConfig, trial_config, work
 
     config = load_config(StudyConfig, path, overrides_of(context.args))
     known = task_named(config.task)
+    if config.storage and config.storage == store.tracking_uri():
+        raise ConfigError(
+            ["storage: this database is MLflow's; Optuna needs one of its own (both number their schema)"]
+        )
     # A base that cannot be read is told here, in one line.
     trial_config(config, known.task, {})
     if worker is not None:

@@ -16,16 +16,17 @@ def missing() -> list[str]:
 
 
 class PrivatePostgres:
-    """A server with one empty database.
+    """A server with two empty databases.
 
     Attributes:
-        url: of the database, as MLflow takes it.
+        url, other_url: of the databases, as MLflow and Optuna take them.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._port = folder, free_port()
         self._binaries = _BINARIES[-1] if _BINARIES else Path(str(shutil.which("initdb"))).parent
         self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/mlflow"
+        self.other_url = f"{self.url.removesuffix('mlflow')}optuna"
 
     def start(self) -> None:
         """Creates the database; PostgreSQL refuses to run as root, and then runs as its own user."""
@@ -38,7 +39,8 @@ class PrivatePostgres:
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "--no-sync")
         options = f"-p {self._port} -k {self._folder} -h 127.0.0.1 -F"
         self._run("pg_ctl", "-D", str(self._data), "-o", options, "-l", str(self._folder / "log"), "-w", "start")
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self._port), "-U", "postgres", "mlflow")
+        for name in ("mlflow", "optuna"):
+            self._run("createdb", "-h", "127.0.0.1", "-p", str(self._port), "-U", "postgres", name)
 
     @property
     def _data(self) -> Path:

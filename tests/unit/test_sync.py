@@ -9,6 +9,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
 from labtrail import contract, store
 from labtrail.errors import LabtrailError
+from labtrail.files import sha256_of
 from labtrail.query import Query, find_run
 from labtrail.sync import sync
 
@@ -51,9 +52,7 @@ def content(client: MlflowClient) -> dict[str, Any]:
         history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
         points = {name: [(one.step, one.timestamp, one.value) for one in own] for name, own in history.items()}
         folder = Path(str(run.info.artifact_uri))
-        files = {
-            str(one.relative_to(folder)): hashlib.sha256(one.read_bytes()).hexdigest() for one in folder.rglob("*.*")
-        }
+        files = {str(one.relative_to(folder)): sha256_of(one) for one in folder.rglob("*.*")}
         info = (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time)
         inputs = [one.dataset.digest for one in run.inputs.dataset_inputs] if run.inputs else []
         found[run.info.run_id] = (info, run.data.params, run.data.tags, points, files, inputs)

@@ -1,0 +1,47 @@
+"""Processes that write runs to one store at the same time, and how long each call took."""
+
+import multiprocessing
+import time
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+
+WRITERS, EPOCHS, METRICS = 8, 40, 6
+
+
+def _write(uri: str, experiment_id: str, number: int) -> list[float]:
+    """One run as a task writes it: params, then some metrics an epoch, then its end; seconds of each call."""
+    client = MlflowClient(uri)
+    run_id = client.create_run(experiment_id, run_name=f"writer-{number}").info.run_id
+    seconds = []
+    for epoch in range(EPOCHS):
+        params = [Param(f"cfg.{key}", str(key)) for key in range(60)] if epoch == 0 else []
+        points = [Metric(f"train/{key}", epoch + key / 7, epoch, epoch) for key in range(METRICS)]
+        began = time.perf_counter()
+        client.log_batch(run_id, points, params)
+        seconds.append(time.perf_counter() - began)
+    client.set_terminated(run_id)
+    return seconds
+
+
+def written_at_once(uri: str) -> np.ndarray:
+    """Seconds of all calls of eight processes, (writers * epochs,)."""
+    experiment_id = MlflowClient(uri).create_experiment(f"writers-{time.time_ns()}")
+    with multiprocessing.get_context("spawn").Pool(WRITERS) as pool:
+        found = pool.starmap(_write, [(uri, experiment_id, number) for number in range(WRITERS)], chunksize=1)
+    return np.array(found).ravel()
+
+
+def assert_nothing_lost(uri: str) -> None:
+    """Every run of the writers has all its points and params, and has ended."""
+    client = MlflowClient(uri)
+    experiments = [one.experiment_id for one in client.search_experiments() if one.name.startswith("writers-")]
+    runs = client.search_runs(experiments)
+    assert len(runs) == WRITERS
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert len(run.data.params) == 60
+        for key in range(METRICS):
+            points = client.get_metric_history(run.info.run_id, f"train/{key}")
+            assert [one.value for one in points] == [epoch + key / 7 for epoch in range(EPOCHS)]
