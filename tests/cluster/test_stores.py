@@ -79,9 +79,13 @@ def test_a_run_its_study_and_upkeep_on_postgres(postgres: PrivatePostgres, works
 def test_the_server_answers_only_to_names_it_was_given(workspace: Workspace) -> None:
     with served(workspace, "sqlite:///mlflow.db", "--allow", "head.cluster") as url:
         port = int(url.rpartition(":")[2])
-        for name, status in (("head.cluster", b"200"), (f"head.cluster:{port}", b"200"), ("evil.example", b"403")):
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
-                line.sendall(
-                    f"GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode()
-                )
-                assert line.recv(100).split()[1] == status
+        for name, status in (("head.cluster", 200), (f"head.cluster:{port}", 200), ("evil.example", 403)):
+            assert status_for(port, name) == status
+
+
+def status_for(port: int, host: str) -> int:
+    """Status of an answer to a client that calls the server by this name."""
+    words = ["GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1", f"Host: {host}", "Connection: close"]
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+        line.sendall("\r\n".join([*words, "", ""]).encode())
+        return int(line.recv(100).split()[1])
