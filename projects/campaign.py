@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from labtrail.checkpoint import Checkpoint
 from labtrail.cli import command_line
-from labtrail.config import load_config, load_json
+from labtrail.config import load_config
 from labtrail.errors import ConfigError
 from labtrail.files import sha256_of
 from labtrail.launch import require_one_process
@@ -19,8 +19,8 @@ from labtrail.task import Task
 from projects.tasks import task_named
 
 if TYPE_CHECKING:
+    from labtrail.batch.queues import Batch
     from labtrail.campaign import Campaign, CampaignConfig
-    from labtrail.tick import Batch
 
 
 def _switch(name: str, text: str):
@@ -45,6 +45,7 @@ def main(
 ) -> int:  # fmt: skip
     """Runs what a campaign is missing; safe to repeat, to kill and to start twice at once."""
     from labtrail import store
+    from labtrail.batch.queues import batch_named
     from labtrail.campaign import Campaign, CampaignConfig, cells_of, program, run_campaign
     from labtrail.execute import Options, execute
     from labtrail.scheduler import Local
@@ -52,7 +53,7 @@ def main(
     config = load_config(CampaignConfig, path)
     known = task_named(config.task)
     cells_of(config, known.task)
-    batch = _batch(backend, backend_config)
+    batch = batch_named(backend, backend_config)
     if batch is None and (status or cancel or retry):
         raise ConfigError(["--status, --cancel and --retry belong to a scheduler: name it with --backend"])
     if dry_run or batch is not None:
@@ -77,23 +78,6 @@ def main(
         experiment=config.task,
     )
     return execute(task, config, Options(again=again))
-
-
-def _batch(backend: str, path: Path | None) -> "Batch | None":
-    if backend == "local":
-        if path is not None:
-            raise ConfigError([f"--backend-config {path}: name the scheduler with --backend (slurm, pbs)"])
-        return None
-    from labtrail.batch.queues import queue_named
-    from labtrail.batch.script import BatchConfig
-    from labtrail.tick import Batch
-
-    if path is None:
-        raise ConfigError(
-            [f"--backend {backend}: name a file of resources with --backend-config, such as slurm/cpu.json"]
-        )
-    config = load_json(BatchConfig, path)
-    return Batch(queue_named(backend, config.timeout_s), config)
 
 
 def _dry_run(campaign: "Campaign", batch: "Batch | None") -> int:

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from accelerate import Accelerator
@@ -19,6 +19,9 @@ from labtrail.launch import require_one_process
 from labtrail.record import DataSource, Record
 from labtrail.task import Task
 from projects.tasks import task_named
+
+if TYPE_CHECKING:
+    from labtrail.batch.queues import Batch
 
 _POLL_S = 0.5
 # For each worker, so many that end badly are replaced.
@@ -37,17 +40,24 @@ _REFUSED = 2
 )
 @click.option("--config", "path", type=Path, required=True, help="YAML file of a study.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trials at once.")
+@click.option("--backend", type=click.Choice(["local", "slurm", "pbs"]), default="local", show_default=True,
+              help="Where trials run: here, or in jobs of a scheduler, one for each worker.")  # fmt: skip
+@click.option("--backend-config", type=Path, help="JSON file of the jobs' resources, such as slurm/gpu.json.")
 @click.option("--again", type=bool, is_flag=False, flag_value=True, default=False, metavar="[true]",
               help="Run a study that has finished once more; its trials stay.")  # fmt: skip
 @click.option("--worker", type=int, hidden=True)
 @click.option("--parent", default="", hidden=True)
 @click.pass_context
-def main(context: click.Context, path: Path, workers: int, again: bool, worker: int | None, parent: str) -> int:
+def main(
+    context: click.Context, path: Path, workers: int, backend: str, backend_config: Path | None, again: bool,
+    worker: int | None, parent: str,
+) -> int:  # fmt: skip
     """Searches; safe to repeat and to kill: trials that ended stay, one that lost its worker continues.
 
     Values of the study's file are overridden by --key value, as for a task.
     """
     from labtrail import store
+    from labtrail.batch.queues import batch_named
     from labtrail.execute import Options, execute
     from labtrail.study import StudyConfig, trial_config, work
 
@@ -59,13 +69,14 @@ def main(context: click.Context, path: Path, workers: int, again: bool, worker: 
         )
     # A base that cannot be read is told here, in one line.
     trial_config(config, known.task, {})
+    batch = batch_named(backend, backend_config)
     if worker is not None:
         work(config, known.task, parent, worker)
         return 0
     task = Task(
         name="study",
         config=StudyConfig,
-        function=lambda own, accelerator, checkpoint: _search(own, accelerator, checkpoint, known.task, workers),
+        function=lambda own, accelerator, checkpoint: _search(own, accelerator, checkpoint, known.task, workers, batch),
         default=path,
         sources=lambda own: [DataSource(own.config.name, "base", str(own.config), sha256_of(own.config))],
         title=lambda own: f"study-{own.name}",
@@ -75,12 +86,14 @@ def main(context: click.Context, path: Path, workers: int, again: bool, worker: 
 
 
 def _search(
-    config: TaskConfig, accelerator: Accelerator, checkpoint: Checkpoint, task: Task[Any], workers: int
-) -> Generator[Record]:
+    config: TaskConfig, accelerator: Accelerator, checkpoint: Checkpoint, task: Task[Any], workers: int,
+    batch: "Batch | None",
+) -> Generator[Record]:  # fmt: skip
     """A Record whenever trials have ended, and a last one with tables, plots and the best config."""
     from labtrail import store
+    from labtrail.batch.queues import Jobs
     from labtrail.scheduler import Job, Local, last_line
-    from labtrail.study import StudyConfig, ended_trials, open_study, outcome_files
+    from labtrail.study import StudyConfig, ended_trials, open_study, outcome_files, wants_more
 
     require_one_process(accelerator, "study")
     assert isinstance(config, StudyConfig)
@@ -88,7 +101,8 @@ def _search(
     folder = store.state_folder() / "studies" / config.full_name
     write_atomically(folder / "config.yaml", to_yaml(config).encode())
     command = (sys.executable, "-m", "projects.study", "--config", str(folder / "config.yaml"))
-    scheduler, lost, shown = Local(workers), 0, -1
+    scheduler = Local(workers) if batch is None else Jobs(batch, workers, config.full_name)
+    lost, shown = 0, -1
     bar = tqdm(total=config.trials, desc="trials", unit="trial", disable=None)
 
     def start(name: str) -> None:
@@ -109,7 +123,7 @@ def _search(
                 if status == _REFUSED:
                     raise LabtrailError(f"no trial can begin: {last_line(folder / f'{name}.log')}")
                 # One that ends well leaves the rest to the others, as long as there are others.
-                if status != 0 or not scheduler.names():
+                if (status != 0 and wants_more(study, config)) or not scheduler.names():
                     lost += 1
                     if lost > _ATTEMPTS * workers:
                         raise LabtrailError(

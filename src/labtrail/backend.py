@@ -94,9 +94,8 @@ class BatchBackend(AbstractBackend):
         queue.check(write_script(Job(f"{entry_point}-check", words, {}, log), folder, config, queue, state))
         run_id = get_or_create_run(None, uri, experiment_id, str(folder), version, entry_point, params).info.run_id
         name = f"{entry_point}-{run_id}"
-        resources = " ".join(f"{key}={value}" if value else key for key, value in config.asked.items())
         variables = {**get_run_env_vars(run_id, experiment_id), "MLFLOW_TRACKING_URI": store.tracking_uri()}
-        variables |= {contract.RESOURCES_VARIABLE: resources, contract.TOKEN_VARIABLE: "1"}
+        variables |= {contract.RESOURCES_VARIABLE: config.described, contract.TOKEN_VARIABLE: "1"}
         job = Job(name, words, variables, config.logs / f"{name}.log")
         client = store.connect()
         client.update_run(run_id, status="SCHEDULED")

@@ -174,11 +174,8 @@ def _next_trial(study: optuna.Study, config: StudyConfig) -> Generator[optuna.Tr
     lock = None
     with store.locked(f"study-{config.full_name}"):
         reclaim(study, config)
-        trials = study.get_trials(deepcopy=False)
-        waiting = sum(one.state == TrialState.WAITING for one in trials)
-        running = sum(one.state == TrialState.RUNNING for one in trials)
         trial = None
-        if waiting or ended_trials(study) + running < config.trials:
+        if wants_more(study, config):
             trial = study.ask({key: one.distribution for key, one in config.space.items()})
             lock = _trial_lock(config, trial.number)
             lock.acquire()
@@ -188,6 +185,13 @@ def _next_trial(study: optuna.Study, config: StudyConfig) -> Generator[optuna.Tr
     finally:
         if lock is not None:
             lock.release()
+
+
+def wants_more(study: optuna.Study, config: StudyConfig) -> bool:
+    """Whether there is a trial to begin: one that waits, or one more than have ended or are running."""
+    states = [one.state for one in study.get_trials(deepcopy=False)]
+    waiting, running = states.count(TrialState.WAITING), states.count(TrialState.RUNNING)
+    return bool(waiting) or ended_trials(study) + running < config.trials
 
 
 def reclaim(study: optuna.Study, config: StudyConfig) -> None:

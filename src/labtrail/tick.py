@@ -7,14 +7,14 @@ is alive is never submitted again; and while the scheduler does not answer, noth
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from labtrail import contract, store
-from labtrail.batch.queue import Queue, Queued, SubmitError
-from labtrail.batch.script import BatchConfig, check, write_script
+from labtrail.batch.queue import Queued, SubmitError
+from labtrail.batch.queues import Batch
+from labtrail.batch.script import BatchConfig, check
 from labtrail.campaign import Campaign, Cell
 from labtrail.errors import LabtrailError
 from labtrail.query import Query
@@ -31,19 +31,6 @@ class Busy(LabtrailError):  # noqa: N818 not an error
     """Another tick of this campaign is at work."""
 
     exit_status = 0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Where jobs go.
-
-    Attributes:
-        queue: the scheduler.
-        config: how jobs run on it.
-    """
-
-    queue: Queue
-    config: BatchConfig
 
 
 def tick(campaign: Campaign, batch: Batch, *, retry: bool = False) -> list[Cell]:
@@ -155,21 +142,19 @@ def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch
     name = job_name(campaign, cell)
     token, since = (0, 0) if run is None else _counts(run)
     log = batch.config.logs / campaign.name / f"{cell.name}.log"
-    resources = " ".join(f"{key}={value}" if value else key for key, value in batch.config.asked.items())
     variables = {
-        contract.TOKEN_VARIABLE: str(token + 1), contract.RESOURCES_VARIABLE: resources,
-        contract.CAMPAIGN_VARIABLE: campaign.name, "MLFLOW_TRACKING_URI": store.tracking_uri(),
+        **batch.variables, contract.CAMPAIGN_VARIABLE: campaign.name, contract.TOKEN_VARIABLE: str(token + 1),
     }  # fmt: skip
     job = Job(name, campaign.job(cell).command, variables, log)
     if first:
-        batch.queue.check(_script(job, batch))
+        batch.queue.check(batch.script(job))
     if run is None:
         experiment = store.initialise([campaign.experiment])[campaign.experiment]
         tags = {contract.KEY: cell.key, contract.CAMPAIGN: campaign.name}
         cell.run_id = reserve(campaign.task_name, experiment, campaign.title(cell), tags)
     counted = {contract.SUBMISSIONS: str(token + 1), contract.PROGRESS: f"{_epochs(cell.run_id)}@{since}"}
     annotate(cell.run_id, counted | {contract.SCHEDULER: batch.queue.name, contract.JOB_NAME: name})
-    script = _script(Job(name, job.command, {**variables, "MLFLOW_RUN_ID": cell.run_id}, log), batch)
+    script = batch.script(Job(name, job.command, {**variables, "MLFLOW_RUN_ID": cell.run_id}, log))
     try:
         cell.job_id = batch.queue.submit(script, name, log.absolute())
     except SubmitError as error:
@@ -178,10 +163,6 @@ def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch
     annotate(cell.run_id, {contract.JOB_ID: cell.job_id})
     cell.state, cell.problem = "queued", ""
     _log.info("submitted %s as job %s%s", cell.name, cell.job_id, f", attempt {token + 1}" if token else "")
-
-
-def _script(job: Job, batch: Batch) -> Any:
-    return write_script(job, store.working_folder(), batch.config, batch.queue, store.state_folder())
 
 
 def cancel(campaign: Campaign, batch: Batch) -> list[Cell]:

@@ -6,6 +6,7 @@ import subprocess
 import textwrap
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from labtrail import contract
 from labtrail.batch.queue import QueueError
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.cluster.rounds import STUDENTS, TEACHERS, Round, assert_whole
+from tests.unit.test_cron import CRONTAB
 from tests.workspace import Workspace, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -43,6 +45,115 @@ def test_a_round_from_nothing_to_its_end(make: Make) -> None:
     assert (runs[contract.RESOURCES] == "time=5 cpus-per-task=1").all()
     assert runs[[contract.NODE, contract.JOB_ID, contract.JOB_NAME, contract.CPUS]].notna().all().all()
     assert all(name.endswith(key) for name, key in zip(runs[contract.JOB_NAME], runs[contract.KEY], strict=True))
+
+
+def test_cron_and_a_hand_at_once(make: Make, tmp_path: Path) -> None:
+    found = make(epochs=8)
+    folder, variables = found.workspace.folder, found.workspace.variables
+    program = found.workspace.write("bin/crontab", CRONTAB)
+    program.chmod(0o755)
+    variables |= {"PATH": f"{program.parent}:{variables['PATH']}", "CRONTAB_FILE": str(tmp_path / "lines")}
+    options = found.command()[3:]
+    on = found.workspace.run("labtrail", "campaign", "cron", "on", *options, "--every", "7")
+    assert on.returncode == 0, on.stderr
+    line = (tmp_path / "lines").read_text().strip()
+    assert line.startswith("*/7 * * * * cd ")
+    command = line.removeprefix("*/7 * * * * ").replace("\\%", "%")
+    with subprocess.Popen(["/bin/sh", "-c", command], env={"HOME": str(tmp_path)}, cwd="/") as by_cron:
+        by_hand = found.workspace.run("labtrail", "campaign", *options)
+        assert by_hand.returncode == 0, by_hand.stderr
+        assert by_cron.wait(60) == 0
+    assert len(found.slurm.queue()) == 2
+    log = next((folder / ".labtrail/campaigns").glob("*.cron.log")).read_text()
+    assert "2 cells" in log or "another tick" in log
+    found.run_to_end()
+    assert_whole(found)
+    off = found.workspace.run("labtrail", "campaign", "cron", "off", "--config", "round.yaml")
+    assert off.stdout == "campaign round.yaml: off\n"
+    assert (tmp_path / "lines").read_text() == ""
+    wrong = found.workspace.run("labtrail", "campaign", "cron", "on", "--config", "none.yaml", *options[2:])
+    assert wrong.returncode == 1
+    assert "none.yaml: no such config file" in wrong.stderr
+
+
+SEARCH = """
+name: search
+task: distill
+config: quick.yaml
+space: {train.learning_rate: {low: 0.01, high: 0.1}}
+trials: 6
+pruner: none
+"""
+
+
+def test_workers_of_a_study_are_jobs(make: Make) -> None:
+    found = make(epochs=12)
+    found.workspace.write("search.yaml", SEARCH)
+    words = ("python", "-m", "projects.study", "--config", "search.yaml", "--workers", "2", *found.command()[5:])
+    with found.workspace.started(*words) as process:
+        found.wait_for_epochs(1)
+        _, job, _ = found.slurm.queue()[0]
+        for one in found.slurm.job_processes():
+            if one.environ()["SLURM_JOB_ID"] == job:
+                one.kill()
+        text = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, text + found.logs()
+    runs = found.runs()
+    runs = runs[runs["labtrail.trial"].notna()]
+    assert (runs["status"] == "FINISHED").sum() == 6
+    assert runs[contract.KEY].is_unique
+    assert runs[contract.NODE].notna().all()
+    assert not [state for _, _, state in found.slurm.queue() if state in ("PENDING", "RUNNING")]
+
+
+def test_cancelling_ends_all_jobs(make: Make) -> None:
+    found = make(epochs=600)
+    found.slurm.command("scontrol", "update", "PartitionName=debug", "MaxCPUsPerNode=1")
+    found.tick()
+    found.wait_for_epochs(1, runs=1)
+    status = found.called("--status")
+    assert "running  teachers-seed=0  job " in status.stdout
+    assert "http://127.0.0.1:5000/#/experiments/" in status.stdout
+    done = found.called("--cancel")
+    assert done.stdout.startswith("2 jobs were cancelled")
+    wait_until(lambda: found.runs()["status"].tolist() == ["KILLED", "KILLED"], 60)
+    wait_until(lambda: not found.slurm.job_processes(), 60)
+    assert set(found.states().values()) == {"ready"}
+
+
+def test_a_held_job_is_reported_and_left_alone(make: Make) -> None:
+    found = make()
+    found.slurm.command("scontrol", "update", "PartitionName=debug", "State=DOWN")
+    found.tick()
+    wait_until(lambda: set(found.states().values()) == {"stuck"}, 30)
+    status = found.called("--status")
+    assert "stuck  teachers-seed=0  job " in status.stdout
+    assert "PartitionDown" in status.stdout
+    assert found.tick() == []
+
+
+def test_a_cell_that_fails_by_itself_waits_for_somebody(make: Make) -> None:
+    found = make()
+    found.workspace.write("quick.yaml", Path("quick.yaml").read_text().replace("0.05", "1.e+30"))
+    found.tick()
+    wait_until(lambda: set(found.states().values()) == {"failed"}, 90)
+    assert found.tick() == []
+    told = found.called()
+    assert told.returncode == 1
+    assert "failed  teachers-seed=0  no job  FAILED: MetricError" in told.stdout
+    assert len(found.tick(retry=True)) == 2
+
+
+def test_a_cell_without_progress_is_given_up(make: Make) -> None:
+    found = make()
+    found.configure(setup=["exit 3"], attempts=2)
+    for _ in range(2):
+        assert len(found.tick()) == 2
+        wait_until(lambda: set(found.states().values()) <= {"ready", "dead"}, 60)
+    assert found.tick() == []
+    told = found.called()
+    assert told.returncode == 1
+    assert "dead  teachers-seed=0  no job  submitted 2 times without getting any further" in told.stdout
 
 
 def test_a_killed_and_a_cancelled_job_go_on_from_their_checkpoint(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""A campaign under two hundred random faults: nothing lost, nothing twice, nothing corrupt, teachers before students."""
+"""A campaign under random faults: nothing lost, nothing twice, nothing corrupt, teachers before students."""
 
 import contextlib
 import os

@@ -51,6 +51,11 @@ class BatchConfig(Section):
         return values
 
     @property
+    def described(self) -> str:
+        """Resources in one line, as a tag has them."""
+        return " ".join(f"{key}={value}" if value else key for key, value in self.asked.items())
+
+    @property
     def asked(self) -> dict[str, str]:
         """Resources as texts, switches as empty ones."""
         kept = {key: value for key, value in self.resources.items() if value is not False}
