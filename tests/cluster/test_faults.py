@@ -113,11 +113,11 @@ class Faults:
 @pytest.mark.cluster
 @pytest.mark.timeout(3600)
 def test_random_faults(workspace: Workspace, slurm: PrivateSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Round(workspace, slurm, monkeypatch, text=ROUND, epochs=60)
+    found = Round(workspace, slurm, monkeypatch, text=ROUND, epochs=400)
     found.configure(attempts=1000, timeout_s=3.0)
     draw, counts = random.Random(SEED), Counter[str]()
     faults = Faults(found, draw)
-    while sum(counts.values()) < FAULTS and set(found.states().values()) != {"done"}:
+    while sum(counts.values()) < FAULTS:
         with contextlib.suppress(QueueError, SubmitError):
             found.tick()
         # The dear ones, which start processes, are drawn less often.
@@ -125,10 +125,11 @@ def test_random_faults(workspace: Workspace, slurm: PrivateSlurm, monkeypatch: p
         if faults.kinds[kind]():
             counts[kind] += 1
             print(f"{time.strftime('%T')} {sum(counts.values()):4} {kind}", flush=True)
-        time.sleep(draw.uniform(0.5, 4))
-    found.run_to_end(1200)
+        time.sleep(draw.uniform(0.2, 2))
+    # Otherwise the last faults would have hit nothing.
+    assert set(found.states().values()) != {"done"}
+    found.run_to_end(1800)
     print(counts)
-    assert sum(counts.values()) >= FAULTS, f"all cells were done after {counts}"
     assert_whole(found)
     for run_id in found.runs()["run_id"]:
         checkpoints = workspace.artifacts(run_id) / "checkpoints"
