@@ -1,5 +1,6 @@
 """Teachers: finished runs, resolved once, of the student's own data, with weights whose digest is known."""
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from labtrail.checkpoint import load_portable
 from labtrail.config import load_config
-from labtrail.contract import BEST_WEIGHTS, CONFIG_FILE
+from labtrail.contract import BEST_WEIGHTS, CONFIG_FILE, is_run_id
 from labtrail.errors import ConfigError, QueryError
 from labtrail.files import sha256_of
 from labtrail.record import DataSource
@@ -42,22 +43,53 @@ def resolve(config: DistillConfig) -> DistillConfig:
     if config.method in ALONE:
         none = {"teacher": "", "teacher_version": "", "teacher_sha256": ""}
         return config.model_copy(update=none | ({"alpha": 0.0} if config.method == "none" else {}))
-    from labtrail.query import artifact, find_run, model_version
+    from labtrail.query import model_version
 
     version = ""
     if config.teacher == FIND:
         run_id = _baseline(config)
     elif config.teacher.startswith("models:/"):
-        run_id, version = model_version(config.teacher)
-        run_id = str(find_run(run_id, "distill")["run_id"])
+        found_id, version = model_version(config.teacher)
+        run_id = _finished_run(found_id)
     else:
-        run_id = str(find_run(config.teacher, "distill")["run_id"])
+        run_id = _finished_run(config.teacher)
     _refuse_other_data(run_id, config)
-    digest = sha256_of(artifact(run_id, BEST_WEIGHTS))
+    digest = _weights_digest(run_id)
     if config.teacher_sha256 not in ("", digest):
         raise ConfigError([f"teacher_sha256: run {run_id} has weights {digest}, expected {config.teacher_sha256}"])
     found = {"teacher": run_id, "teacher_version": version or config.teacher_version, "teacher_sha256": digest}
     return config.model_copy(update=found)
+
+
+# A finished run does not change, and a round has hundreds of students of one teacher: what is read of it is kept.
+
+
+def _finished_run(wanted: str) -> str:
+    """Id of the one finished run that is meant."""
+    from labtrail.query import find_run
+
+    return _finished_id(wanted) if is_run_id(wanted) else str(find_run(wanted, "distill")["run_id"])
+
+
+@lru_cache(maxsize=1024)
+def _finished_id(run_id: str) -> str:
+    from labtrail.query import find_run
+
+    return str(find_run(run_id, "distill")["run_id"])
+
+
+@lru_cache(maxsize=1024)
+def _weights_digest(run_id: str) -> str:
+    from labtrail.query import artifact
+
+    return sha256_of(artifact(run_id, BEST_WEIGHTS))
+
+
+@lru_cache(maxsize=1024)
+def _read_digests(run_id: str) -> frozenset[str]:
+    from labtrail.query import data_digests
+
+    return frozenset(data_digests(run_id))
 
 
 def _baseline(config: DistillConfig) -> str:
@@ -101,9 +133,7 @@ def _refuse_other_data(run_id: str, config: DistillConfig) -> None:
 
 
 def _same_data(run_id: str, config: DistillConfig) -> bool:
-    from labtrail.query import data_digests
-
-    return set(load_images(config.data).digests.values()) <= data_digests(run_id)
+    return set(load_images(config.data).digests.values()) <= _read_digests(run_id)
 
 
 def _listed(runs: Any) -> str:
@@ -114,6 +144,7 @@ def _listed(runs: Any) -> str:
     )
 
 
+@lru_cache(maxsize=1024)
 def run_config(run_id: str) -> DistillConfig:
     """What a run ran with."""
     from labtrail.query import artifact

@@ -1,6 +1,9 @@
 """The names that runs carry; queries, reports and people rely on them."""
 
+import re
 from collections.abc import Mapping
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 TASK = "labtrail.task"
 KEY = "labtrail.key"
@@ -66,3 +69,8 @@ ALL = "all"
 def end_of(tags: Mapping[str, str], status: str) -> str:
     """How a run really ended: its own word, since ``mlflow run`` overwrites the status (KILLED and even FINISHED)."""
     return tags.get(ENDED, status)
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text is the id of a run, as opposed to a name or a filter."""
+    return _RUN_ID.fullmatch(text) is not None

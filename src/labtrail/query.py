@@ -1,7 +1,6 @@
 """Query: the one reader of MLflow. Runs become tidy frames, and what was left out is said."""
 
 import json
-import re
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from labtrail import contract, store
 from labtrail.errors import QueryError
 from labtrail.files import remove
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _SHOWN = 5
 
 
@@ -122,7 +120,7 @@ def find_run(wanted: str, task: str, client: MlflowClient | None = None) -> pd.S
         QueryError: no such run, several, one of another task, or one that has not finished.
     """
     client = client or store.connect()
-    if _RUN_ID.fullmatch(wanted):
+    if contract.is_run_id(wanted):
         return _row_of(_run_by_id(wanted, task, client), task)
     condition = f"tags.`{contract.TASK}` = '{task}'" + ("" if wanted == contract.LATEST else f" and {wanted}")
     finished = [one for one in _searched(wanted, condition, client) if _is_result(one)]
@@ -146,7 +144,7 @@ def find_runs(wanted: str, task: str, client: MlflowClient | None = None) -> lis
     """
     client = client or store.connect()
     words = [word.strip() for word in wanted.split(",")]
-    if wanted == contract.LATEST or all(_RUN_ID.fullmatch(word) for word in words):
+    if wanted == contract.LATEST or all(contract.is_run_id(word) for word in words):
         return list(dict.fromkeys(str(find_run(word, task, client)["run_id"]) for word in words))
     condition = f"tags.`{contract.TASK}` = '{task}'" + ("" if wanted == contract.ALL else f" and {wanted}")
     finished = [one.info.run_id for one in _searched(wanted, condition, client) if _is_result(one)]

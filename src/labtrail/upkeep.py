@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import re
 import shutil
 import socket
 import sys
@@ -21,7 +20,6 @@ _PACKAGES = ("torch", "mlflow", "accelerate", "optuna")
 _LEAST_FREE_GIB = 5
 _TIMEOUT_S = 30.0
 _SHOWN = 5
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Finding(NamedTuple):
@@ -75,7 +73,7 @@ def _artifacts(client: store.MlflowClient, runs: Sequence[store.MlflowRun]) -> I
             lost.append(run.info.run_id)
     yield _listed("finished runs without their artifacts", lost, "problem")
     roots = {folder.parent for folder in known if folder.parent.is_dir()}
-    everyone = {path for root in roots for path in root.iterdir() if _RUN_ID.fullmatch(path.name)}
+    everyone = {path for root in roots for path in root.iterdir() if contract.is_run_id(path.name)}
     orphans = [str(path) for path in everyone - known if not store.has_run(client, path.name)]
     yield _listed("artifact folders without a run", orphans, "note")
 

@@ -9,7 +9,7 @@ import platform
 
 import torch
 
-from tests.benchmark import attention, distill, pamap2, profiler, remat, spoter, tracking
+from tests.benchmark import attention, cluster, distill, pamap2, profiler, remat, spoter, tracking
 from tests.benchmark.timing import Row
 
 SUITES = {
@@ -20,6 +20,7 @@ SUITES = {
     "profiler": profiler.rows,
     "remat": remat.rows,
     "tracking": tracking.rows,
+    "cluster": cluster.rows,
 }
 # Takes most of an hour: only where it is named.
 LONG = {"remat-torch": remat.beside_torch}

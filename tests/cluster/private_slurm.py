@@ -29,6 +29,12 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def answers(port: int) -> bool:
+    """Whether somebody listens."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class PrivateSlurm:
     """Controller, node and authentication, each a process of its own.
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from labtrail import store
 from tests.cluster.private_postgres import PrivatePostgres
-from tests.cluster.private_slurm import free_port
+from tests.cluster.private_slurm import answers, free_port
 from tests.cluster.writers import assert_nothing_lost, written_at_once
 from tests.workspace import Workspace, wait_for_line, wait_until
 
@@ -36,11 +36,6 @@ def served(workspace: Workspace, uri: str, *options: str) -> Generator[str]:
         wait_for_line(process, "Uvicorn running")
         wait_until(lambda: answers(port))
         yield f"http://127.0.0.1:{port}"
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_eight_writers_on_postgres_lose_nothing(postgres: PrivatePostgres) -> None:
