@@ -1,6 +1,7 @@
 """``python -m projects.campaign``: runs the missing cells of a round, teachers before students."""
 
 import os
+import shlex
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,14 +83,16 @@ def main(
 
 def _dry_run(campaign: "Campaign", batch: "Batch | None") -> int:
     """What would be run or submitted, with its commands."""
-    from labtrail.tick import look
+    from labtrail.batch.script import check
+    from labtrail.tick import job_name, look
 
     if batch is None:
         campaign.look()
     else:
         look(campaign, batch)
+        check(batch.config, batch.queue, [job_name(campaign, cell) for cell in campaign.cells if cell.state == "ready"])
     for cell in campaign.cells:
-        command = " ".join(["python", *campaign.job(cell).command[1:]])
+        command = shlex.join(["python", *campaign.job(cell).command[1:]])
         click.echo(f"{cell.state:8} {cell.name}  {cell.run_id or cell.problem or command}")
     _counted(campaign)
     return 0

@@ -1,5 +1,6 @@
 """``python -m projects.study``: a search by Optuna, each trial a run of its own below the study's."""
 
+import logging
 import sys
 import time
 from collections.abc import Generator
@@ -22,6 +23,8 @@ from projects.tasks import task_named
 
 if TYPE_CHECKING:
     from labtrail.batch.queues import Batch
+
+_log = logging.getLogger("labtrail")
 
 _POLL_S = 0.5
 # For each worker, so many that end badly are replaced.
@@ -91,6 +94,7 @@ def _search(
 ) -> Generator[Record]:  # fmt: skip
     """A Record whenever trials have ended, and a last one with tables, plots and the best config."""
     from labtrail import store
+    from labtrail.batch.queue import QueueError
     from labtrail.batch.queues import Jobs
     from labtrail.scheduler import Job, Local, last_line
     from labtrail.study import StudyConfig, ended_trials, open_study, outcome_files, wants_more
@@ -109,28 +113,38 @@ def _search(
         options = ("--worker", name.removeprefix("worker-"), "--parent", checkpoint.run_id)
         scheduler.submit(Job(name, (*command, *options), {}, folder / f"{name}.log"))
 
+    def started(name: str) -> bool:
+        """Whether a worker could be started; a scheduler that does not answer is asked again later."""
+        try:
+            start(name)
+        except QueueError as error:
+            _log.warning("%s", error)
+            return False
+        return True
+
+    waiting = [f"worker-{number}" for number in range(workers)]
     try:
-        for number in range(workers):
-            start(f"worker-{number}")
+        waiting = [name for name in waiting if not started(name)]
         while shown < config.trials:
             done = ended_trials(study)
             if done != shown:
                 bar.update(done - max(shown, 0))
-                shown = done
+                shown, lost = done, 0
                 yield Record(done, _metrics(study, done))
                 continue
             for name, status in scheduler.ended().items():
                 if status == _REFUSED:
                     raise LabtrailError(f"no trial can begin: {last_line(folder / f'{name}.log')}")
                 # One that ends well leaves the rest to the others, as long as there are others.
-                if (status != 0 and wants_more(study, config)) or not scheduler.names():
+                if (status != 0 and wants_more(study, config)) or not (scheduler.names() or waiting):
                     lost += 1
                     if lost > _ATTEMPTS * workers:
                         raise LabtrailError(
                             f"{done} of {config.trials} trials ended, but workers do not last; see {folder}"
                         )
-                    start(name)
-            time.sleep(_POLL_S)
+                    waiting.append(name)
+            waiting = [name for name in waiting if not started(name)]
+            time.sleep(_POLL_S if batch is None else batch.config.poll_s)
     finally:
         bar.close()
         scheduler.close()

@@ -4,6 +4,7 @@ MLflow finds them as plugins. The run is opened first and the job named by it; t
 words, which no shell reads.
 """
 
+import logging
 import re
 import shlex
 import time
@@ -30,13 +31,15 @@ from mlflow.projects.utils import (
 )
 
 from labtrail import contract, store
-from labtrail.batch.queue import Queue
+from labtrail.batch.queue import Queue, QueueError
 from labtrail.batch.queues import queue_named
 from labtrail.batch.script import BatchConfig, check, write_script
 from labtrail.config import validated
 from labtrail.errors import LabtrailError
-from labtrail.run import annotate, give_up
+from labtrail.run import annotate, give_up, whereabouts
 from labtrail.scheduler import Job
+
+_log = logging.getLogger("labtrail")
 
 # What MLflow adds to every backend config.
 _FOREIGN = {
@@ -44,7 +47,6 @@ _FOREIGN = {
     PROJECT_SYNCHRONOUS,
 }  # fmt: skip
 _PLACE = re.compile(r"\{(\w+)\}")
-_POLL_S = 2.0
 _OPEN = (RunStatus.RUNNING, RunStatus.SCHEDULED)
 
 
@@ -91,7 +93,7 @@ class BatchBackend(AbstractBackend):
         # As long as a real name, so that what is refused for its length is refused now.
         check(config, queue, [f"{entry_point}-{'0' * 32}"])
         state, log = store.state_folder(), config.logs / f"{entry_point}.log"
-        queue.check(write_script(Job(f"{entry_point}-check", words, {}, log), folder, config, queue, state))
+        queue.check(write_script(Job(f"check-{entry_point}", words, {}, log), folder, config, queue, state))
         run_id = get_or_create_run(None, uri, experiment_id, str(folder), version, entry_point, params).info.run_id
         name = f"{entry_point}-{run_id}"
         variables = {**get_run_env_vars(run_id, experiment_id), "MLFLOW_TRACKING_URI": store.tracking_uri()}
@@ -99,14 +101,16 @@ class BatchBackend(AbstractBackend):
         job = Job(name, words, variables, config.logs / f"{name}.log")
         client = store.connect()
         client.update_run(run_id, status="SCHEDULED")
-        annotate(run_id, {contract.SCHEDULER: queue.name, contract.JOB_NAME: name, contract.SUBMISSIONS: "1"})
+        annotate(
+            run_id, {contract.SCHEDULER: queue.name, contract.JOB_NAME: name, contract.SUBMISSIONS: "1"} | whereabouts()
+        )
         try:
             job_id = queue.submit(write_script(job, folder, config, queue, state), name, job.log.absolute())
         except LabtrailError as error:
             give_up(run_id, str(error))
             raise
         annotate(run_id, {contract.JOB_ID: job_id})
-        return BatchRun(run_id, name, queue)
+        return BatchRun(run_id, name, queue, config.poll_s)
 
 
 def words_of(entry_point: Any, params: Mapping[str, Any]) -> tuple[str, ...]:
@@ -126,8 +130,8 @@ def words_of(entry_point: Any, params: Mapping[str, Any]) -> tuple[str, ...]:
 class BatchRun(SubmittedRun):
     """A run whose job is in the queue, or has left it."""
 
-    def __init__(self, run_id: str, name: str, queue: Queue) -> None:
-        self._run_id, self._name, self._queue = run_id, name, queue
+    def __init__(self, run_id: str, name: str, queue: Queue, poll_s: float) -> None:
+        self._run_id, self._name, self._queue, self._poll_s = run_id, name, queue, poll_s
         self._client: MlflowClient = store.connect()
 
     @property
@@ -136,15 +140,22 @@ class BatchRun(SubmittedRun):
         return self._run_id
 
     def wait(self) -> bool:
-        """Waits until the job is gone; whether the run is FINISHED."""
-        while self._name in self._queue.alive([self._name]):
-            time.sleep(_POLL_S)
+        """Waits until the job is gone; whether the run is FINISHED. A silent scheduler is asked again."""
+        while self._may_be_alive():
+            time.sleep(self._poll_s)
         give_up(self._run_id, "its job ended without a word")
         return self.get_status() == RunStatus.FINISHED
 
+    def _may_be_alive(self) -> bool:
+        try:
+            return self._name in self._queue.alive([self._name])
+        except QueueError as error:
+            _log.warning("%s", error)
+            return True
+
     def get_status(self) -> int:
         """The run's status; a job that is gone without having ended its run has FAILED."""
-        alive = self._name in self._queue.alive([self._name])
+        alive = self._may_be_alive()
         run = self._client.get_run(self._run_id)
         status = RunStatus.from_string(contract.end_of(run.data.tags, run.info.status))
         return RunStatus.FAILED if status in _OPEN and not alive else status

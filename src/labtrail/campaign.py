@@ -83,6 +83,7 @@ class Cell:
         problem: why it failed or cannot begin.
         gone: whether a result of it that lay outside its run is no longer there.
         job_id: of its job in a scheduler's queue.
+        title: name of its run, once its key is known.
     """
 
     group: Group
@@ -94,6 +95,7 @@ class Cell:
     problem: str = ""
     gone: bool = False
     job_id: str = ""
+    title: str = ""
 
     @property
     def name(self) -> str:
@@ -174,8 +176,8 @@ class Campaign:
         self.name, self.task_name, self.experiment = config.name, task.name, task.experiment_name
 
     def title(self, cell: Cell) -> str:
-        """A short, telling name of the run that a cell will be."""
-        return self._task.run_name(_load(self._task, cell))
+        """A short, telling name of the run that a cell is or will be; it has to have a key."""
+        return cell.title
 
     def look(self) -> None:
         """Brings every cell that is not running or failed up to what the store holds."""
@@ -195,6 +197,7 @@ class Campaign:
             return
         try:
             config = self._task.resolve(_load(self._task, cell))
+            cell.title = self._task.run_name(config)
             cell.key = work_key(self._task, config, self._task.sources(config), processes=1)
             cell.state = "ready"
             cell.gone = self._task.missing(config)

@@ -72,6 +72,7 @@ class Checkpoint:
         upload: Callable[[Path], None] | None = None,
         run_id: str = "",
         permit: Callable[[], None] = lambda: None,
+        attempt: str = "0",
     ) -> None:
         """
         Args:
@@ -81,11 +82,13 @@ class Checkpoint:
             config: stored in portable checkpoints.
             upload: called with each finished file or folder; None where ``folder`` is the artifact store.
             run_id: of the run whose state this is, for tasks that start others on its behalf.
+            attempt: a word that no other process at work on this run has; the same on all ranks.
             permit: called before anything is written or replaced; raises if this process may no longer write.
         """
         self.folder = folder
         self.run_id = run_id
         self._permit = permit
+        self._new = folder / f"{_NEW}-{attempt}"
         self._accelerator = accelerator
         self._score = score
         self._config = dict(config or {})
@@ -116,6 +119,9 @@ class Checkpoint:
         self._model, self._optimizer = self._accelerator.unwrap_model(model), optimizer
         self._milestones = frozenset(milestones)
         source = self._agreed(self._find_whole)
+        if self._accelerator.is_main_process:
+            for left in self.folder.glob(f"{_NEW}-*"):
+                remove(left)
         if source is not None:
             state = json.loads((source / _STATE_FILE).read_text())
             self._load(source)
@@ -151,7 +157,7 @@ class Checkpoint:
         if self._model is None or self._progress.epoch == self._saved_epoch:
             first()
             return
-        main, new = self._accelerator.is_main_process, self.folder / _NEW
+        main, new = self._accelerator.is_main_process, self._new
         if main:
             with _clear_errors(self.folder):
                 remove(new)
@@ -279,10 +285,11 @@ class Checkpoint:
             "config": self._config,
             "versions": {"labtrail": __version__, "torch": str(torch.__version__), "accelerate": accelerate_version},
         }
-        temporary = path.with_suffix(".tmp")
+        temporary = self._new.with_suffix(".tmp")
         try:
             torch.save(content, temporary)
             sync_folder(temporary)
+            self._permit()
             temporary.replace(path)
         finally:
             remove(temporary)

@@ -64,7 +64,11 @@ Config = TypeVar("Config", bound=TaskConfig)
 Settings = TypeVar("Settings", bound=Section)
 
 
-class _StrictLoader(yaml.SafeLoader):
+# The same in C, where PyYAML was built with it: a round has hundreds of cells, each with values to read.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _StrictLoader(_SafeLoader):
     """Safe YAML in which a repeated key is an error instead of the last one winning."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -153,7 +157,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _value(text: str) -> Any:
     """The YAML value of an override; words such as ``no`` and ``on`` stay words."""
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_SafeLoader)  # noqa: S506 a SafeLoader
     except yaml.YAMLError:
         return text
     return text if isinstance(value, bool) and text.lower() not in ("true", "false") else value

@@ -1,6 +1,7 @@
 """The ``labtrail`` command: what is done with the store and with campaigns, as opposed to in a run."""
 
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ def ui(port: int, host: str) -> int:
 @_labtrail.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--host", default=_LOCAL, show_default=True, help="Address to listen on; 0.0.0.0 for all nodes.")
-@click.option("--allow", multiple=True, metavar="HOST", help="Name by which clients call it; may be repeated.")
+@click.option("--allow", multiple=True, metavar="HOST",
+              help="Name by which clients call it; may be repeated. It keeps web pages out, not people.")  # fmt: skip
 @click.option("--artifacts", default="mlartifacts", show_default=True, metavar="FOLDER",
               help="Where it keeps the artifacts that clients send.")  # fmt: skip
 def server(port: int, host: str, allow: Sequence[str], artifacts: str) -> int:
@@ -61,7 +63,9 @@ def server(port: int, host: str, allow: Sequence[str], artifacts: str) -> int:
     uri = store.tracking_uri()
     if uri.startswith(("http://", "https://")):
         raise ConfigError([f"MLFLOW_TRACKING_URI={uri}: a server needs a database; name one, or unset it"])
-    names = [*allow, *(["localhost", _LOCAL] if not allow else [])]
+    if host != _LOCAL and not allow:
+        raise ConfigError([f"--host {host}: --allow is missing; name this machine as the other nodes call it"])
+    names = [*allow, "localhost", _LOCAL]
     hosts = ",".join(f"{name}:{port}" for name in dict.fromkeys(names)) + "," + ",".join(dict.fromkeys(names))
     click.echo(
         f"on every node: export MLFLOW_TRACKING_URI=http://{allow[0] if allow else host}:{port}; then labtrail init"
@@ -109,7 +113,7 @@ def _cron(switch: str, path: Path, backend: str, backend_config: Path | None, ev
     """Lets cron look after a campaign: one line in the crontab, one log."""
     from labtrail import cron, store
 
-    name = f"{path} in {Path.cwd()}"
+    name = str(path.resolve())
     if switch == "off":
         click.echo(f"campaign {path}: {'off' if cron.switch_off(name) else 'was not on'}")
         return 0
@@ -120,10 +124,14 @@ def _cron(switch: str, path: Path, backend: str, backend_config: Path | None, ev
     log = store.state_folder() / "campaigns" / f"{path.stem}.cron.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     # Cron knows neither the environment's PATH nor its variables.
-    variables = {key: os.environ[key] for key in ("PATH", "MLFLOW_TRACKING_URI", "SLURM_CONF") if key in os.environ}
+    variables = {
+        key: os.environ[key]
+        for key in ("PATH", "LD_LIBRARY_PATH", "MLFLOW_TRACKING_URI", "SLURM_CONF")
+        if key in os.environ
+    }
     words = ["env", *(f"{key}={value}" for key, value in variables.items()), sys.executable, "-m", "labtrail.console"]
     click.echo(cron.switch_on(name, [*words, "campaign", *options], str(Path.cwd()), str(log), every))
-    click.echo(f"log: {log}")
+    click.echo(f"log: {log}; the crontab is that of this machine ({socket.gethostname()})")
     return 0
 
 
@@ -149,7 +157,8 @@ def sync(source: str, target: str) -> int:
     if "://" not in source and not given.is_file():
         raise ConfigError([f"{source}: neither a file nor an address such as sqlite:///runs.db"])
     address = source if "://" in source else f"sqlite:///{given.resolve()}"
-    found = copy_runs(store.client_of(address), store.client_of(target) if target else store.connect())
+    with store.locked("sync"):
+        found = copy_runs(store.client_of(address), store.client_of(target) if target else store.connect())
     click.echo(f"{found.copied} runs copied, {found.same} were there already, {found.open} have not ended yet")
     return 0
 

@@ -42,15 +42,6 @@ def switch_off(name: str) -> bool:
     return len(others) < len(lines)
 
 
-def is_on(name: str) -> bool:
-    """Whether the crontab has the line.
-
-    Raises:
-        LabtrailError: there is no crontab on this machine.
-    """
-    return len(_others(name)) < len(_lines())
-
-
 def _mark(name: str) -> str:
     return f"# labtrail campaign {name}"
 

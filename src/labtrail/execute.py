@@ -37,7 +37,7 @@ _log = logging.getLogger("labtrail")
 
 GRACE_S = 10.0
 _POLL_S = 2.0
-_TAKEOVER_S = 60.0
+_TAKEOVER_S = 300.0
 _CURVES = ("train/", "validation/")
 _COLLECTIVE_MARKS = ("gloo", "NCCL", "TCPStore", "Connection closed by peer", "Connection reset")
 
@@ -182,6 +182,7 @@ class _Attempt:
         self._accelerator = accelerator
         self._identity = identity
         token = _broadcast(uuid.uuid4().hex)
+        self._token = token
         folder = store.state_folder() / "peers" / f"{run.run_id}-{token}"
         self._peers = Peers(folder, accelerator.process_index, accelerator.num_processes)
         self._guard = Guard(GRACE_S, self._last_words)
@@ -225,6 +226,7 @@ class _Attempt:
             upload=self._run.upload if self._run.remote else None,
             run_id=self._run.run_id,
             permit=self._fence.check,
+            attempt=self._token,
         )
         metrics: dict[str, float] = {}
         for record in follow(self._task, self._config, self._run, self._accelerator, self._checkpoint):
@@ -307,7 +309,8 @@ def _claim_together(task: Task[Config], identity: Identity, accelerator: Acceler
 def _taken_over(busy: Claim, fence: Fence) -> Claim:
     """The work of an attempt that its scheduler has given up but whose process is still there.
 
-    It finds itself shut out at its next write, and ends. One that does not within a minute hangs, and cannot write.
+    It finds itself shut out at its next write, and ends. One that does not end for minutes hangs or is in a long epoch;
+    it cannot write either way.
     """
     _log.warning("run %s: an earlier attempt is still alive; it is shut out", busy.run_id)
     fence.raise_()

@@ -1,8 +1,8 @@
 """A fence between two attempts at one run: the later one raises it, and the earlier one may write no more.
 
 A node that is taken for lost may still compute, and locks do not always reach it. Each submission of a run therefore
-carries a number, its token. The highest number that has begun is kept in a file of the working folder, which is looked
-at before every write of a checkpoint or a metric. Between look and rename there are microseconds, which only a file
+carries a number, its token, and leaves a file of that name when it begins. Whether there is a higher one is looked at
+before every write of a checkpoint or a metric. Between look and rename there are microseconds, which only a file
 system that knows tokens could close.
 """
 
@@ -10,7 +10,6 @@ import os
 
 from labtrail import contract, store
 from labtrail.errors import Superseded
-from labtrail.files import write_atomically
 
 
 class Fence:
@@ -23,15 +22,14 @@ class Fence:
             token: of this attempt; None: the one that this job was given for this run, or that of the last attempt.
         """
         self._run_id = run_id
-        self._path = store.state_folder() / "fences" / run_id
+        self._folder = store.state_folder() / "fences" / run_id
         given = os.environ.get(contract.TOKEN_VARIABLE, "") if os.environ.get("MLFLOW_RUN_ID") == run_id else ""
         self._token = token if token is not None else int(given) if given.isdigit() else self._highest()
 
     def _highest(self) -> int:
-        try:
-            return int(self._path.read_text())
-        except (FileNotFoundError, ValueError):
+        if not self._folder.is_dir():
             return 0
+        return max((int(path.name) for path in self._folder.iterdir() if path.name.isdigit()), default=0)
 
     @property
     def contested(self) -> bool:
@@ -39,14 +37,15 @@ class Fence:
         return self._token > self._highest() > 0
 
     def raise_(self) -> None:
-        """Begins this attempt; every earlier one finds itself shut out.
+        """Begins this attempt; every earlier one finds itself shut out. Nothing lowers the fence again.
 
         Raises:
             Superseded: a later one has begun.
         """
         self.check()
-        if self._token > self._highest():
-            write_atomically(self._path, str(self._token).encode())
+        if self._token > 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / str(self._token)).touch()
 
     def check(self) -> None:
         """

@@ -93,7 +93,7 @@ def claim(client: MlflowClient, identity: Identity, experiment_id: str, again: b
     with store.locked(f"claim-{identity.key}"):
         own = client.get_run(given) if given else None
         if own is not None and contract.KEY in own.data.tags:
-            return _claim_given(own, identity)
+            return _claim_given(client, own, identity, again)
         earlier = _find_earlier(client, identity.key, again)
         if earlier is None:
             run_id = own.info.run_id if own else _create(client, identity, experiment_id)
@@ -106,19 +106,29 @@ def claim(client: MlflowClient, identity: Identity, experiment_id: str, again: b
         return earlier
 
 
-def _claim_given(own: MlflowRun, identity: Identity) -> Claim:
+def _claim_given(client: MlflowClient, own: MlflowRun, identity: Identity, again: bool) -> Claim:
+    """A run that has the key of this work: begun before, or opened for a job that begins now."""
     run_id, key = own.info.run_id, own.data.tags[contract.KEY]
     if key != identity.key:
         raise ClaimError(
             f"run {run_id} has key {key}, this config and data have {identity.key}: "
             "a run keeps its config; leave --run-id out to start another run"
         )
+    if contract.ATTEMPTS not in own.data.tags:
+        # While its job waited, somebody else may have begun or done the work.
+        earlier = _find_earlier(client, key, again, other_than=run_id)
+        if earlier is not None:
+            if earlier.state != "mine":
+                _point(client, run_id, identity.task, earlier)
+                return earlier
+            _release(earlier)
     return _claim_existing(own)
 
 
-def _find_earlier(client: MlflowClient, key: str, again: bool) -> Claim | None:
+def _find_earlier(client: MlflowClient, key: str, again: bool, other_than: str = "") -> Claim | None:
     """The run that holds this work; with ``again`` only one that was begun after the last that finished."""
     found = store.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
+    found = [run for run in found if run.info.run_id != other_than and contract.SAME_AS not in run.data.tags]
     if again:
         found = [run for run in itertools.takewhile(lambda run: not _is_finished(run), found) if not _is_elsewhere(run)]
     claims = [_claim_existing(run) for run in found]
@@ -151,6 +161,19 @@ def _is_elsewhere(run: MlflowRun) -> bool:
     """Whether the run may be alive where our locks do not reach."""
     open_end = contract.ENDED not in run.data.tags and run.info.status == "RUNNING"
     return open_end and run.data.tags.get(contract.PLACE, store.place()) != store.place()
+
+
+def whereabouts() -> dict[str, str]:
+    """Where locks tell whether a run's process lives."""
+    return {contract.PLACE: store.place(), contract.HOST: socket.gethostname()}
+
+
+def is_held(run_id: str) -> bool:
+    """Whether a live process within reach of our locks writes a run."""
+    lock = wait_for_lock(run_id, 0)
+    if lock is not None:
+        lock.release()
+    return lock is None
 
 
 def _try_lock(run_id: str) -> FileLock | None:
@@ -193,7 +216,8 @@ def refuse(reason: str) -> None:
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id:
         client = store.connect()
-        if contract.KEY not in client.get_run(run_id).data.tags:
+        # Not on one that has begun: then it is another process's.
+        if contract.ATTEMPTS not in client.get_run(run_id).data.tags:
             client.set_tag(run_id, contract.STATUS_REASON, f"REFUSED: {reason}"[:_LONGEST_REASON])
 
 
@@ -220,7 +244,7 @@ def reserve(task: str, experiment_id: str, name: str, tags: Mapping[str, str]) -
         The run's id.
     """
     client = store.connect()
-    own = {**registry.resolve_tags(), contract.TASK: task, **tags}
+    own = {**registry.resolve_tags(), contract.TASK: task, **whereabouts(), **tags}
     run_id = client.create_run(experiment_id, tags=own, run_name=name).info.run_id
     client.update_run(run_id, status="SCHEDULED")
     return run_id
@@ -234,10 +258,10 @@ def annotate(run_id: str, tags: Mapping[str, str]) -> None:
 def give_up(run_id: str, reason: str) -> None:
     """Closes a run whose job is gone; it can be continued.
 
-    A run that has ended by its own word is left alone.
+    A run that has ended is left alone.
     """
     client = store.connect()
-    if contract.ENDED not in client.get_run(run_id).data.tags:
+    if client.get_run(run_id).info.status in ("RUNNING", "SCHEDULED"):
         client.set_tag(run_id, contract.STATUS_REASON, f"KILLED: {reason}"[:_LONGEST_REASON])
         client.set_tag(run_id, contract.ENDED, "KILLED")
         client.set_terminated(run_id, "KILLED")
@@ -287,7 +311,7 @@ class Run:
             self._log_inputs([_dataset(source) for source in identity.sources])
             self.store_file(contract.CONFIG_FILE, to_yaml(identity.config))
         tags = {contract.TASK: identity.task, contract.ATTEMPTS: str(attempts), **identity.tags}
-        tags |= {contract.PLACE: store.place(), contract.HOST: socket.gethostname()}
+        tags |= whereabouts()
         if read := sorted({source.run_id for source in identity.sources if source.run_id}):
             tags[contract.READS] = " ".join(read)
         commits = [before.data.tags.get(contract.GIT_COMMIT, ""), tags.get(contract.GIT_COMMIT, "")]

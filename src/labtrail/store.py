@@ -48,7 +48,11 @@ def place() -> str:
 
 def tracking_uri() -> str:
     """The store's address: MLFLOW_TRACKING_URI, or ``mlflow.db`` in the current folder; never relative."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    return absolute(os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db")
+
+
+def absolute(uri: str) -> str:
+    """An address that means the same from every folder."""
     if uri.startswith(_SQLITE) and not uri.startswith(f"{_SQLITE}/"):
         uri = f"{_SQLITE}{(Path.cwd() / uri.removeprefix(_SQLITE)).resolve()}"
     return uri
@@ -61,9 +65,22 @@ def local_path(uri: str) -> Path | None:
 
 
 def client_of(uri: str) -> MlflowClient:
-    """A client of another store than this folder's."""
+    """A client of another store than this folder's, which has to be there.
+
+    Raises:
+        ClaimError: it cannot be opened; says why.
+    """
     _quieten()
-    return MlflowClient(uri)
+    uri = absolute(uri)
+    path = Path(uri.removeprefix(_SQLITE))
+    if uri.startswith(_SQLITE) and not path.is_file():
+        raise ClaimError(f"{uri}: there is no file {path}")
+    try:
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise ClaimError(f"{uri}: the store cannot be opened: {str(error).splitlines()[0]}") from error
+    return client
 
 
 def connect() -> MlflowClient:
@@ -90,13 +107,13 @@ def locked(name: str) -> Generator[None]:
 
 
 @contextmanager
-def held(name: str) -> Generator[FileLock | None]:
-    """As ``locked``, but without waiting: None if another process holds the lock."""
+def held(name: str, patience_s: float = 0.0) -> Generator[FileLock | None]:
+    """As ``locked``, but waits no longer than told: None if another process holds the lock all the time."""
     folder = state_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{name}.lock")
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=patience_s)
     except Timeout:
         yield None
         return

@@ -49,11 +49,12 @@ def sync(source: MlflowClient, target: MlflowClient) -> Counts:
     Raises:
         LabtrailError: source and target are the same store.
     """
-    if source.tracking_uri == target.tracking_uri:
+    if store.absolute(source.tracking_uri) == store.absolute(target.tracking_uri):
         raise LabtrailError(f"{source.tracking_uri}: source and target are the same store")
     experiments = {one.experiment_id: one for one in store.all_experiments(source)}
     runs = sorted(store.search(source, ""), key=lambda run: (run.info.start_time or 0, run.info.run_id))
-    ended = [run for run in runs if run.info.end_time is not None]
+    # One that is continued keeps the time of its earlier end.
+    ended = [run for run in runs if run.info.status not in ("RUNNING", "SCHEDULED")]
     known = {
         run.data.tags[contract.SOURCE_RUN]: run for run in store.search(target, f"tags.`{contract.SOURCE_RUN}` != ''")
     }
@@ -99,6 +100,9 @@ def _copy(
     for start in range(0, len(tags), _PER_CALL_SMALL):
         part = list(tags.items())[start : start + _PER_CALL_SMALL]
         target.log_batch(run_id, tags=[RunTag(key, value) for key, value in part])
+    kept = {*tags, contract.SOURCE_RUN, contract.SYNCED}
+    for name in (there.data.tags.keys() - kept) if there is not None else ():
+        target.delete_tag(run_id, name)
     target.set_terminated(run_id, run.info.status, run.info.end_time)
     target.set_tag(run_id, contract.SYNCED, digest)
     return run_id

@@ -14,23 +14,23 @@ import pandas as pd
 from labtrail import contract, store
 from labtrail.batch.queue import Queued, SubmitError
 from labtrail.batch.queues import Batch
-from labtrail.batch.script import BatchConfig, check
+from labtrail.batch.script import check
 from labtrail.campaign import Campaign, Cell
 from labtrail.errors import LabtrailError
 from labtrail.query import Query
-from labtrail.run import annotate, give_up, reserve, wait_for_lock
+from labtrail.run import annotate, give_up, is_held, reserve
 from labtrail.scheduler import Job
 
 _log = logging.getLogger("labtrail")
 
 _STATUSES = ("FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED")
 _EPOCHS = "system/epoch_seconds"
+# One for all campaigns of a folder: two of them may share cells.
+_LOCK, _PATIENCE_S = "tick", 60.0
 
 
 class Busy(LabtrailError):  # noqa: N818 not an error
-    """Another tick of this campaign is at work."""
-
-    exit_status = 0
+    """Another tick of this folder is at work, and has been for a minute."""
 
 
 def tick(campaign: Campaign, batch: Batch, *, retry: bool = False) -> list[Cell]:
@@ -47,16 +47,23 @@ def tick(campaign: Campaign, batch: Batch, *, retry: bool = False) -> list[Cell]
     Raises:
         Busy: another tick is at work.
         QueueError: the scheduler does not answer; nothing was done since.
-        SubmitError, ConfigError: a job, its template or its folders are refused; nothing was submitted.
+        SubmitError, ConfigError: the first job, its template or its folders are refused; nothing was submitted.
     """
-    with store.held(f"tick-{campaign.name}") as lock:
+    with store.held(_LOCK, _PATIENCE_S) as lock:
         if lock is None:
-            raise Busy(f"another tick of campaign {campaign.name} is at work; nothing to do")
+            raise Busy("another tick of this folder is at work; nothing to do")
         runs = look(campaign, batch, retry=retry)
         due = [cell for cell in campaign.cells if cell.state == "ready"]
         check(batch.config, batch.queue, [job_name(campaign, cell) for cell in due])
         for number, cell in enumerate(due):
-            _submit(campaign, cell, runs.get(cell.key), batch, first=number == 0)
+            try:
+                _submit(campaign, cell, runs.get(cell.key), batch, first=number == 0)
+            except SubmitError as error:
+                if number == 0:
+                    raise
+                # A limit of jobs in the queue, most likely: the rest is for later ticks.
+                _log.warning("%d submitted; then %s", number, error)
+                return due[:number]
         return due
 
 
@@ -68,18 +75,20 @@ def look(campaign: Campaign, batch: Batch, *, retry: bool = False) -> Mapping[st
     """
     campaign.look()
     names = {cell.key: job_name(campaign, cell) for cell in campaign.cells if cell.key}
-    queue = batch.queue.alive([names[cell.key] for cell in campaign.cells if cell.key and cell.state != "done"])
+    asked = {names[cell.key] for cell in campaign.cells if cell.key and cell.state != "done"}
+    # Somebody may have submitted the same work under another name.
+    others = {key: _text(run, contract.JOB_NAME) for key, run in _runs(campaign).items() if key in names}
+    queue = batch.queue.alive(asked | {name for name in others.values() if name})
     runs = _runs(campaign)
     campaign.look()
     for cell in campaign.cells:
         if cell.state == "ready":
             # One whose key was not known when the queue was read waits for the next tick.
             known = cell.key in names
-            queued = queue.get(names[cell.key]) if known else None
-            cell.state, cell.problem = (
-                _state(runs.get(cell.key), queued, batch.config, retry) if known else ("waiting", "")
-            )
-            cell.run_id = str(runs[cell.key]["run_id"]) if cell.key in runs else ""
+            queued = queue.get(names[cell.key], queue.get(others.get(cell.key, ""))) if known else None
+            own = runs.get(cell.key)
+            cell.state, cell.problem = _state(own, queued, batch, retry) if known else ("waiting", "")
+            cell.run_id = str(own["run_id"]) if own else ""
             cell.job_id = queued.job_id if queued else ""
     return runs
 
@@ -95,27 +104,23 @@ def _runs(campaign: Campaign) -> dict[str, Mapping[str, Any]]:
     return {str(row[contract.KEY]): row for row in rows if contract.KEY in row}
 
 
-def _state(run: Mapping[str, Any] | None, queued: Queued | None, config: BatchConfig, retry: bool) -> tuple[Any, str]:
+def _state(run: Mapping[str, Any] | None, queued: Queued | None, batch: Batch, retry: bool) -> tuple[Any, str]:
     """What is to be said of a cell that no run has finished and whose needs are met."""
     if queued is not None:
         return ("stuck", queued.stuck) if queued.stuck else ("running" if queued.running else "queued", queued.state)
-    if run is None:
+    if run is None or run["status"] == "FINISHED":
         return "ready", ""
     if run["status"] == "FAILED" and not retry:
-        return "failed", str(run.get(contract.STATUS_REASON, ""))
-    if not _text(run, contract.JOB_ID) and _is_locked(str(run["run_id"])):
+        return "failed", _text(run, contract.STATUS_REASON)
+    if run["status"] != "KILLED" and _text(run, contract.PLACE) not in ("", store.place()):
+        return "running", f"from another folder or machine ({_text(run, contract.HOST)})"
+    if not _text(run, contract.JOB_ID) and is_held(str(run["run_id"])):
         return "running", "by a process that is no job"
     submissions, since = _counts(run)
-    if submissions - since >= config.attempts and not retry:
-        return "dead", f"submitted {config.attempts} times without getting any further"
+    if submissions - since >= batch.config.attempts and not retry:
+        reason = _text(run, contract.STATUS_REASON)
+        return "dead", f"submitted {submissions - since} times without getting any further{reason and f'; {reason}'}"
     return "ready", ""
-
-
-def _is_locked(run_id: str) -> bool:
-    lock = wait_for_lock(run_id, 0)
-    if lock is not None:
-        lock.release()
-    return lock is None
 
 
 def _text(run: Mapping[str, Any], name: str) -> str:
@@ -138,26 +143,35 @@ def _epochs(run_id: str) -> int:
 
 
 def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch: Batch, *, first: bool) -> None:
-    """Opens the run if there is none, counts the submission, and submits: in this order, so that none is forgotten."""
+    """Opens the run if there is none, counts the submission, and submits: in this order, so that none is forgotten.
+
+    Raises:
+        SubmitError: the job is refused; the submission does not count.
+    """
     name = job_name(campaign, cell)
+    if run is not None and run["status"] == "FINISHED":
+        # Its result lay outside the run and is gone: that is work for another run.
+        run = None
     token, since = (0, 0) if run is None else _counts(run)
     log = batch.config.logs / campaign.name / f"{cell.name}.log"
     variables = {
         **batch.variables, contract.CAMPAIGN_VARIABLE: campaign.name, contract.TOKEN_VARIABLE: str(token + 1),
     }  # fmt: skip
-    job = Job(name, campaign.job(cell).command, variables, log)
+    command = campaign.job(cell).command
     if first:
-        batch.queue.check(batch.script(job))
+        batch.queue.check(batch.script(Job(f"check-{name}", command, variables, log)))
     if run is None:
         experiment = store.initialise([campaign.experiment])[campaign.experiment]
         tags = {contract.KEY: cell.key, contract.CAMPAIGN: campaign.name}
         cell.run_id = reserve(campaign.task_name, experiment, campaign.title(cell), tags)
-    counted = {contract.SUBMISSIONS: str(token + 1), contract.PROGRESS: f"{_epochs(cell.run_id)}@{since}"}
-    annotate(cell.run_id, counted | {contract.SCHEDULER: batch.queue.name, contract.JOB_NAME: name})
-    script = batch.script(Job(name, job.command, {**variables, "MLFLOW_RUN_ID": cell.run_id}, log))
+    progress = f"{_epochs(cell.run_id)}@{since}"
+    annotate(cell.run_id, {contract.SUBMISSIONS: str(token + 1), contract.PROGRESS: progress})
+    annotate(cell.run_id, {contract.SCHEDULER: batch.queue.name, contract.JOB_NAME: name})
+    script = batch.script(Job(name, command, {**variables, "MLFLOW_RUN_ID": cell.run_id}, log))
     try:
         cell.job_id = batch.queue.submit(script, name, log.absolute())
     except SubmitError as error:
+        annotate(cell.run_id, {contract.SUBMISSIONS: str(token)})
         give_up(cell.run_id, str(error))
         raise
     annotate(cell.run_id, {contract.JOB_ID: cell.job_id})
@@ -172,9 +186,9 @@ def cancel(campaign: Campaign, batch: Batch) -> list[Cell]:
         Busy: a tick is at work.
         QueueError: the scheduler does not answer.
     """
-    with store.held(f"tick-{campaign.name}") as lock:
+    with store.held(_LOCK, _PATIENCE_S) as lock:
         if lock is None:
-            raise Busy(f"a tick of campaign {campaign.name} is at work; try again in a moment")
+            raise Busy("a tick of this folder is at work; nothing was cancelled, try again in a moment")
         look(campaign, batch)
         found = [cell for cell in campaign.cells if cell.job_id]
         batch.queue.cancel([cell.job_id for cell in found])

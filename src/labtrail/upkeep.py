@@ -5,15 +5,14 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from labtrail import contract, store
 from labtrail.batch.queue import QueueError
 from labtrail.batch.queues import queue_named
-from labtrail.query import Query
-from labtrail.run import give_up, wait_for_lock
+from labtrail.run import give_up, is_held
 
 _OPEN = ("RUNNING", "SCHEDULED")
 _PACKAGES = ("torch", "mlflow", "accelerate", "optuna")
@@ -43,7 +42,7 @@ def doctor() -> Iterator[Finding]:
     for one in experiments:
         yield from _experiment(one.name, str(one.artifact_location), used=one.experiment_id in used)
     yield from _artifacts(client, runs)
-    yield from _open_runs()
+    yield from _open_runs(runs)
     yield _versions()
     yield _disk()
 
@@ -85,15 +84,15 @@ def _listed(what: str, found: list[str], verdict: Literal["problem", "note"]) ->
     return Finding(verdict, f"{len(found)} {what}: {shown}")
 
 
-def _open_runs() -> Iterator[Finding]:
+def _open_runs(runs: Sequence[store.MlflowRun]) -> Iterator[Finding]:
     try:
-        dead = _dead()
+        dead = _dead(runs)
     except QueueError as error:
         yield Finding("problem", str(error))
         return
     for run, reason in dead:
-        text = f"run {run['run_id']} ({run['name']}) is {run['status']}, but {reason}; labtrail reap closes it"
-        yield Finding("note", text)
+        what = f"run {run.info.run_id} ({run.info.run_name}) is {run.info.status}"
+        yield Finding("note", f"{what}, but {reason}; labtrail reap closes it")
 
 
 def _versions() -> Finding:
@@ -107,7 +106,7 @@ def _disk() -> Finding:
 
 
 def reap() -> list[tuple[str, str]]:
-    """Closes open runs whose job or process is gone; they can be continued.
+    """Closes open runs of this folder whose job or process is gone; they can be continued.
 
     Returns:
         (run id, reason) of those that were closed.
@@ -115,33 +114,29 @@ def reap() -> list[tuple[str, str]]:
     Raises:
         QueueError: a scheduler does not answer; nothing was closed.
     """
-    dead = [(str(run["run_id"]), reason) for run, reason in _dead()]
-    for run_id, reason in dead:
-        give_up(run_id, reason)
-    return dead
+    dead = _dead(store.search(store.connect(), ""))
+    for run, reason in dead:
+        give_up(run.info.run_id, reason)
+    return [(run.info.run_id, reason) for run, reason in dead]
 
 
-def _dead() -> list[tuple[Mapping[str, Any], str]]:
-    rows = Query(None, statuses=_OPEN).runs().to_dict("records")
-    jobs: dict[str, list[Mapping[str, Any]]] = {}
+def _dead(runs: Sequence[store.MlflowRun]) -> list[tuple[store.MlflowRun, str]]:
+    """Open runs of this folder with nobody at work on them; those of other folders and people are theirs to judge."""
+    jobs: dict[str, list[store.MlflowRun]] = {}
     found = []
-    for row in rows:
-        if isinstance(row.get(contract.JOB_NAME), str) and isinstance(row.get(contract.SCHEDULER), str):
-            jobs.setdefault(row[contract.SCHEDULER], []).append(row)
-        elif row.get(contract.PLACE) == store.place() and _is_free(row["run_id"]):
-            found.append((row, "its process is gone"))
+    for run in runs:
+        tags = run.data.tags
+        if run.info.status not in _OPEN or tags.get(contract.PLACE) != store.place():
+            continue
+        if contract.JOB_NAME in tags and contract.SCHEDULER in tags:
+            jobs.setdefault(tags[contract.SCHEDULER], []).append(run)
+        elif not is_held(run.info.run_id):
+            found.append((run, "its process is gone"))
     for scheduler, theirs in jobs.items():
-        alive = queue_named(scheduler, _TIMEOUT_S).alive([row[contract.JOB_NAME] for row in theirs])
+        alive = queue_named(scheduler, _TIMEOUT_S).alive([run.data.tags[contract.JOB_NAME] for run in theirs])
         found += [
-            (row, f"its {scheduler} job {row.get(contract.JOB_ID, '')} is gone")
-            for row in theirs
-            if row[contract.JOB_NAME] not in alive
+            (run, f"its {scheduler} job {run.data.tags.get(contract.JOB_ID, '')} is gone")
+            for run in theirs
+            if run.data.tags[contract.JOB_NAME] not in alive
         ]
     return found
-
-
-def _is_free(run_id: str) -> bool:
-    lock = wait_for_lock(run_id, 0)
-    if lock is not None:
-        lock.release()
-    return lock is not None

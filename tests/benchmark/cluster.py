@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from labtrail import contract, store
@@ -130,7 +131,7 @@ def _writers(stack: ExitStack) -> Iterator[Row]:
 
 
 def _p99(uri: str) -> float:
-    store.client_of(uri).search_experiments(max_results=1)
+    MlflowClient(uri).search_experiments(max_results=1)
     seconds = written_at_once(uri)
     assert_nothing_lost(uri)
     return float(np.quantile(seconds, 0.99))

@@ -97,7 +97,14 @@ class PrivateSlurm:
         self._wait_for_node()
 
     def _wait_for_node(self) -> None:
-        wait_until(lambda: self.command("sinfo", "-h", "-o", "%T").stdout.strip() in ("idle", "mixed", "allocated"))
+        wait_until(self._has_node, 120)
+
+    def _has_node(self) -> bool:
+        state = self.command("sinfo", "-h", "-o", "%T").stdout.strip()
+        if state.startswith(("drain", "down")):
+            # A job that would not die in time; an administrator would do this.
+            self.command("scontrol", "update", f"NodeName={self._host}", "State=RESUME")
+        return state in ("idle", "mixed", "allocated")
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Sends a signal to a daemon; SIGSTOP makes it hang."""

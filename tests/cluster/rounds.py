@@ -71,7 +71,7 @@ class Round:
         """Writes the backend config."""
         setup = ["export PYTHONPATH=src:. OMP_NUM_THREADS=1 SLURM_CONF=" + self.slurm.variables["SLURM_CONF"]]
         config = {"template": "slurm/job.slurm", "resources": {"time": "5", "cpus-per-task": 1}, "setup": setup}
-        self.workspace.write("backend.json", json.dumps(config | {"timeout_s": 5.0} | values))
+        self.workspace.write("backend.json", json.dumps(config | {"timeout_s": 5.0, "poll_s": 1.0} | values))
 
     def campaign(self) -> Campaign:
         known = task_named("distill")

@@ -81,6 +81,16 @@ def test_a_jobs_own_store_is_brought_home(used: Workspace) -> None:
     runs = used.query("toy").runs()
     assert set(runs["cfg.seed"]) == {"0", "9"}
     assert "already done" in toy(used, "--seed", "9").stderr
+    for wrong, says in (("sqlite:///mlflow.db", "the same store"), ("sqlite:///no.db", "there is no file")):
+        done = used.run("labtrail", "sync", wrong)
+        assert done.returncode != 0
+        assert says in done.stderr
+    assert not (used.folder / "no.db").exists()
+    (used.folder / "text.db").write_text("no database")
+    broken = used.run("labtrail", "sync", "text.db")
+    assert broken.returncode == 2
+    assert "the store cannot be opened" in broken.stderr
+    assert "Traceback" not in broken.stderr
     wrong = used.run("labtrail", "sync", "no.db")
     assert wrong.returncode == 2
     assert "no.db: neither a file nor an address" in wrong.stderr

@@ -175,8 +175,8 @@ def test_crash_between_last_and_best_is_mended(tmp_path: Path, accelerator: Acce
 def test_half_written_new_state_is_ignored(tmp_path: Path, accelerator: Accelerator) -> None:
     loop = Loop(tmp_path, accelerator)
     loop.epoch()
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new/model.safetensors").write_bytes(b"half")
+    (tmp_path / "new-0").mkdir()
+    (tmp_path / "new-0/model.safetensors").write_bytes(b"half")
     again = Loop(tmp_path, accelerator)
     assert again.progress.epoch == 1
     again.epoch()
@@ -208,7 +208,7 @@ def test_full_disk_keeps_the_last_whole_state(limit: int, tmp_path: Path, accele
     assert "cannot write a checkpoint in" in done.stdout, done.stderr
     assert "run the same command to continue" in done.stdout
     assert done.stdout.count("\n") == 1
-    assert not (tmp_path / "checkpoints/new").exists()
+    assert not list((tmp_path / "checkpoints").glob("new*"))
     again = Loop(tmp_path / "checkpoints", accelerator)
     assert again.progress.epoch == 1
 

@@ -22,7 +22,7 @@ def stores(
 ) -> tuple[MlflowClient, MlflowClient]:
     """Two stores, of which the first has runs."""
     monkeypatch.chdir(tmp_path)
-    source, target = (store.client_of(f"sqlite:///{tmp_path / name}.db") for name in ("node", "home"))
+    source, target = (MlflowClient(f"sqlite:///{tmp_path / name}.db") for name in ("node", "home"))
     experiment = source.create_experiment("distill", str(tmp_path / "node"))
     ids: list[str] = []
     for number in range(getattr(request, "param", RUNS)):
@@ -41,7 +41,11 @@ def stores(
         source.log_text(run_id, f"number {number}", "tables/a.csv")
         source.set_terminated(run_id, "FINISHED", 9000 + number)
         ids.append(run_id)
+    # One that has not ended, and one that was stopped and is at work again.
     source.create_run(experiment)
+    resumed = source.create_run(experiment).info.run_id
+    source.set_terminated(resumed, "KILLED")
+    source.update_run(resumed, "RUNNING")
     return source, target
 
 
@@ -62,7 +66,7 @@ def content(client: MlflowClient) -> dict[str, Any]:
 def assert_same(source: MlflowClient, target: MlflowClient) -> None:
     there = content(target)
     ids = {found[2][contract.SOURCE_RUN]: run_id for run_id, found in there.items()}
-    ended = {run_id: found for run_id, found in content(source).items() if found[0][3] is not None}
+    ended = {run_id: found for run_id, found in content(source).items() if found[0][1] == "FINISHED"}
     assert ids.keys() == ended.keys()
     own = {contract.SOURCE_RUN, contract.SYNCED}
     for run_id, (info, params, tags, *rest) in ended.items():
@@ -76,10 +80,10 @@ def assert_same(source: MlflowClient, target: MlflowClient) -> None:
 @pytest.mark.parametrize("stores", [50], indirect=True)
 def test_a_second_copy_changes_nothing(stores: tuple[MlflowClient, MlflowClient]) -> None:
     source, target = stores
-    assert sync(source, target) == (50, 0, 1)
+    assert sync(source, target) == (50, 0, 2)
     assert_same(source, target)
     before = content(target)
-    assert sync(source, target) == (0, 50, 1)
+    assert sync(source, target) == (0, 50, 2)
     assert content(target) == before
     frames = [Query("distill", client=client).history() for client in stores]
     assert len(frames[0]) == len(frames[1]) == 50 * 30
@@ -108,8 +112,9 @@ def test_an_interrupted_copy_is_completed(stores: tuple[MlflowClient, MlflowClie
 def test_a_run_that_went_on_is_copied_again(stores: tuple[MlflowClient, MlflowClient]) -> None:
     source, target = stores
     sync(source, target)
-    run_id = next(iter(content(source)))
+    run_id = next(run_id for run_id, found in content(source).items() if found[0][0] == "run 3")
     source.log_metric(run_id, "train/loss", 0.5, 9999, 30)
+    source.delete_tag(run_id, "a")
     source.set_terminated(run_id, "FINISHED", 99_999)
     assert sync(source, target).copied == 1
     assert_same(source, target)
@@ -125,5 +130,6 @@ def test_an_old_id_leads_to_the_new_run(stores: tuple[MlflowClient, MlflowClient
 
 
 def test_a_store_is_not_copied_to_itself(stores: tuple[MlflowClient, MlflowClient]) -> None:
+    relative = MlflowClient("sqlite:///node.db")
     with pytest.raises(LabtrailError, match="source and target are the same store"):
-        sync(stores[0], stores[0])
+        sync(relative, stores[0])

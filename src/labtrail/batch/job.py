@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# Folder for temporary files, as the config has it.
+SCRATCH_VARIABLE = "LABTRAIL_SCRATCH"
 _SHELL_WORDS = ("exec", "env")
 # What belongs to the process that submitted, and not to the job.
 _FOREIGN = ("LABTRAIL_CHILD", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
@@ -38,6 +40,10 @@ def main() -> None:
     # As an activated environment would: its programs come first.
     inherited["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
     words, environment = settled(asked["command"], inherited | asked["variables"])
+    if scratch := environment.get(SCRATCH_VARIABLE):
+        folder = Path(os.path.expandvars(scratch))
+        folder.mkdir(parents=True, exist_ok=True)
+        environment["TMPDIR"] = str(folder)
     os.chdir(asked["folder"])
     os.execvpe(words[0], words, environment)  # noqa: S606 no shell is the point
 

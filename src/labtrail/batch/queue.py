@@ -3,6 +3,7 @@
 A job's identity is its name, never its number: a controller that loses its last seconds gives numbers out again.
 """
 
+import os
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -100,9 +101,17 @@ def ask(words: Sequence[str], timeout_s: float) -> Answer:
         QueueError: it is not installed, or did not answer in time.
     """
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, env=_plain()
+        )
     except FileNotFoundError:
         raise QueueError(f"{words[0]} is not on PATH; run this on a machine of the cluster") from None
     except subprocess.TimeoutExpired:
         raise QueueError(f"{words[0]} did not answer within {timeout_s:g} s; nothing is known") from None
     return Answer(done.returncode, done.stdout, " ".join(done.stderr.split()))
+
+
+def _plain() -> dict[str, str]:
+    """The environment without a user's own defaults of these commands: they would change what is seen and submitted."""
+    own = ("SQUEUE_", "SBATCH_", "SLURM_CLUSTERS", "SCANCEL_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)}

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, field_validator
 
+from labtrail import contract
+from labtrail.batch.job import SCRATCH_VARIABLE
 from labtrail.batch.queue import Queue
 from labtrail.config import Section
 from labtrail.errors import ConfigError
@@ -36,11 +38,13 @@ class BatchConfig(Section):
     logs: Path = Path("logs")
     """folder of the jobs' logs"""
     scratch: str = ""
-    """folder for temporary files (TMPDIR of the job), with variables such as $USER; empty: the node's own"""
+    """folder for temporary files (TMPDIR of the job), made there; variables such as $USER are the job's; empty: none"""
     attempts: int = Field(default=3, ge=1)
     """submissions of a cell without any progress after which it is given up"""
     timeout_s: float = Field(default=30.0, gt=0)
     """silence of the scheduler's commands after which nothing is known"""
+    poll_s: float = Field(default=30.0, gt=0)
+    """seconds between two looks at the queue, where something waits for jobs"""
 
     @field_validator("resources", mode="after")
     @classmethod
@@ -78,9 +82,12 @@ def check(config: BatchConfig, queue: Queue, names: list[str]) -> None:
         problems += [
             f"template: {config.template}: {{{{{one}}}}} is unknown; valid: {valid}" for one in sorted(unknown)
         ]
-    for key, folder in (("scratch", config.scratch), ("logs", str(config.logs))):
+    scratch = os.path.expandvars(config.scratch)
+    # What only the job knows, it makes.
+    folders = {"scratch": "" if "$" in scratch else scratch, "logs": str(config.logs)}
+    for key, folder in folders.items():
         if folder:
-            problems += _unwritable(key, Path(os.path.expandvars(folder)))
+            problems += _unwritable(key, Path(folder))
     for name in names:
         if len(name) > queue.longest_name:
             problems.append(f"job name {name[:40]}...: {len(name)} characters, {queue.name} takes {queue.longest_name}")
@@ -102,6 +109,8 @@ def _unwritable(key: str, folder: Path) -> list[str]:
 def write_script(job: Job, folder: Path, config: BatchConfig, queue: Queue, state: Path) -> Path:
     """Writes a job's script, and beside it the file that holds its command and variables.
 
+    A file of its own for each attempt: a job that waits reads its file only when it begins.
+
     Args:
         job: what is run; its log gets what it prints.
         folder: in which it is run.
@@ -109,10 +118,9 @@ def write_script(job: Job, folder: Path, config: BatchConfig, queue: Queue, stat
         queue: writes the resources.
         state: folder of such files.
     """
-    variables = dict(job.variables)
-    if config.scratch:
-        variables["TMPDIR"] = os.path.expandvars(config.scratch)
-    asked = state / "jobs" / f"{job.name}.json"
+    variables = dict(job.variables) | ({SCRATCH_VARIABLE: config.scratch} if config.scratch else {})
+    attempt = variables.get(contract.TOKEN_VARIABLE, "0")
+    asked = state / "jobs" / f"{job.name}.{attempt}.json"
     content = {"command": list(job.command), "folder": str(folder), "variables": variables}
     write_atomically(asked, json.dumps(content, indent=1).encode())
     job.log.parent.mkdir(parents=True, exist_ok=True)

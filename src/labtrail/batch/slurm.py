@@ -19,8 +19,10 @@ _RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "S
 _STUCK = (
     "DependencyNeverSatisfied", "JobHeldUser", "JobHeldAdmin", "BadConstraints", "PartitionTimeLimit",
     "PartitionNodeLimit", "PartitionDown", "PartitionInactive", "InvalidAccount", "InvalidQOS", "AccountNotAllowed",
-    "QOSNotAllowed", "AssocMaxJobsLimit", "ReservationDeleted", "launch failed requeued held",
+    "QOSNotAllowed", "AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit", "ReservationDeleted",
+    "launch failed requeued held",
 )  # fmt: skip
+_HELD = {"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 # Errors of sbatch after which the job may have been accepted all the same.
 _UNKNOWN = ("contact slurm controller", "timed out", "zero bytes", "connection", "communication", "try again")
 # What a test answers while all nodes are down; the same job would be queued.
@@ -54,7 +56,8 @@ class Slurm:
         for line in answer.output.splitlines():
             name, job_id, state, reason = line.rsplit("|", 3)
             if name in wanted and state not in _ENDED and not (name in found and found[name].running):
-                stuck = reason if state == "PENDING" and reason.startswith(_STUCK) else ""
+                waits = state in _HELD or (state == "PENDING" and reason.startswith(_STUCK))
+                stuck = reason if waits else ""
                 found[name] = Queued(job_id, state, state in _RUNNING, stuck)
         return found
 
