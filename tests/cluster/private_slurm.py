@@ -133,13 +133,15 @@ class PrivateSlurm:
 
     def job_processes(self) -> list[psutil.Process]:
         """The batch processes that its node has started."""
-        return [one for one in self._own_processes() if "SLURM_JOB_ID" in one.environ()]
+        return self._own_processes("SLURM_JOB_ID")
 
-    def _own_processes(self) -> list[psutil.Process]:
+    def _own_processes(self, variable: str = "SLURM_CONF") -> list[psutil.Process]:
+        """Processes that belong to this Slurm and have a variable."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("SLURM_CONF") == self.variables["SLURM_CONF"]:
+                environment = process.environ()
+                if environment.get("SLURM_CONF") == self.variables["SLURM_CONF"] and variable in environment:
                     found.append(process)
         return found
 
