@@ -101,6 +101,7 @@ def _dry_run(campaign: "Campaign", batch: "Batch | None") -> int:
 def _on_scheduler(campaign: "Campaign", batch: "Batch", status: bool, cancel: bool, retry: bool) -> int:
     """One tick, or what is asked instead; the exit status tells whether cells have failed for good."""
     from labtrail import tick
+    from labtrail.run import describe_given
 
     if cancel:
         ended = tick.cancel(campaign, batch)
@@ -117,7 +118,7 @@ def _on_scheduler(campaign: "Campaign", batch: "Batch", status: bool, cancel: bo
     click.echo(tick.overview(campaign.cells).to_string(index=False))
     for line in tick.remarks(campaign.cells, _links(campaign)):
         click.echo(line)
-    _counted(campaign)
+    describe_given(f"A look at campaign {campaign.name} on {batch.queue.name}: {_counted(campaign)}.")
     return int(any(cell.state in ("failed", "dead") for cell in campaign.cells))
 
 
@@ -129,9 +130,12 @@ def _links(campaign: "Campaign") -> dict[str, str]:
     return {cell.run_id: links.run(links.base(), experiment, cell.run_id) for cell in campaign.cells if cell.run_id}
 
 
-def _counted(campaign: "Campaign") -> None:
+def _counted(campaign: "Campaign") -> str:
+    """Prints and returns how many cells are in each state."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(campaign.counts().items()))
-    click.echo(f"{len(campaign.cells)} cells: {counts}")
+    text = f"{len(campaign.cells)} cells: {counts}"
+    click.echo(text)
+    return text
 
 
 def _bases(config: "CampaignConfig") -> list[Path]:
