@@ -146,18 +146,25 @@ class PrivateSlurm:
         return found
 
     def stop(self) -> None:
-        """Ends all jobs and daemons."""
-        for process in self.job_processes():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        """Ends all daemons and jobs."""
         for process in reversed(self._processes.values()):
             process.send_signal(signal.SIGCONT)
             process.kill()
             process.wait()
-        for process in psutil.process_iter(["name", "cmdline"]):
-            with contextlib.suppress(psutil.Error):
-                if (
-                    process.name() == "slurmstepd"
-                    and process.environ().get("SLURM_CONF") == self.variables["SLURM_CONF"]
-                ):
+        # What a daemon has started outlives it.
+        while own := [*self._own_processes(), *self._keepers()]:
+            for process in own:
+                with contextlib.suppress(psutil.Error):
                     process.kill()
+            psutil.wait_procs(own, timeout=5)
+
+    def _keepers(self) -> list[psutil.Process]:
+        """Of each job the process that looks after it; its title covers its environment, its log tells whose it is."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.name() == "slurmstepd" and any(
+                    Path(file.path).is_relative_to(self._folder) for file in process.open_files()
+                ):
+                    found.append(process)
+        return found

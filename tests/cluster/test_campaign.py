@@ -278,7 +278,7 @@ def test_two_ticks_at_once_submit_each_cell_once(make: Make) -> None:
 def test_without_the_lock_there_are_duplicates(make: Make) -> None:
     """What the lock is for: the same race without it."""
     found = make(epochs=8)
-    race(found, "labtrail.store.held = lambda name: nullcontext(name)")
+    race(found, "labtrail.store.held = lambda name, patience_s: nullcontext(name)")
     assert len(found.slurm.queue()) == 4
     assert len(found.runs()) == 4
 
