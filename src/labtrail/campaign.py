@@ -179,9 +179,14 @@ class Campaign:
         """A short, telling name of the run that a cell is or will be; it has to have a key."""
         return cell.title
 
-    def look(self) -> None:
-        """Brings every cell that is not running or failed up to what the store holds."""
-        finished = _finished(self._task.name)
+    def look(self, finished: Mapping[str, str] | None = None) -> None:
+        """Brings every cell that is not running or failed up to what the store holds.
+
+        Args:
+            finished: key -> id of the finished runs of the task; None: they are read.
+        """
+        if finished is None:
+            finished = _finished(self._task.name)
         for cell in self.cells:
             lost = next((one for one in cell.needs.values() if one.state == "failed"), None)
             if lost is not None:

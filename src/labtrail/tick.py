@@ -73,14 +73,15 @@ def look(campaign: Campaign, batch: Batch, *, retry: bool = False) -> Mapping[st
     Returns:
         Key -> the run of that work, as rows of ``Query.runs``.
     """
-    campaign.look()
+    runs, finished = _runs(campaign)
+    campaign.look(finished)
     names = {cell.key: job_name(campaign, cell) for cell in campaign.cells if cell.key}
     asked = {names[cell.key] for cell in campaign.cells if cell.key and cell.state != "done"}
     # Somebody may have submitted the same work under another name.
-    others = {key: _text(run, contract.JOB_NAME) for key, run in _runs(campaign).items() if key in names}
+    others = {key: _text(run, contract.JOB_NAME) for key, run in runs.items() if key in names}
     queue = batch.queue.alive(asked | {name for name in others.values() if name})
-    runs = _runs(campaign)
-    campaign.look()
+    runs, finished = _runs(campaign)
+    campaign.look(finished)
     for cell in campaign.cells:
         if cell.state == "ready":
             # One whose key was not known when the queue was read waits for the next tick.
@@ -98,10 +99,12 @@ def job_name(campaign: Campaign, cell: Cell) -> str:
     return f"{campaign.title(cell)}.{cell.key}"
 
 
-def _runs(campaign: Campaign) -> dict[str, Mapping[str, Any]]:
-    """Key -> row of its newest run."""
+def _runs(campaign: Campaign) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+    """(key -> row of its newest run, key -> id of its finished run)."""
     rows = Query(campaign.task_name, statuses=_STATUSES).runs().to_dict("records")
-    return {str(row[contract.KEY]): row for row in rows if contract.KEY in row}
+    keyed = [row for row in rows if isinstance(row.get(contract.KEY), str)]
+    finished = {row[contract.KEY]: str(row["run_id"]) for row in keyed if row["status"] == "FINISHED"}
+    return {row[contract.KEY]: row for row in keyed}, finished
 
 
 def _state(run: Mapping[str, Any] | None, queued: Queued | None, batch: Batch, retry: bool) -> tuple[Any, str]:

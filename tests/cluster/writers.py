@@ -26,18 +26,18 @@ def _write(uri: str, experiment_id: str, number: int) -> list[float]:
 
 
 def written_at_once(uri: str) -> np.ndarray:
-    """Seconds of all calls of eight processes, (writers * epochs,)."""
+    """Seconds of all calls of eight processes, (writers * epochs,), after a look that nothing is lost."""
     experiment_id = MlflowClient(uri).create_experiment(f"writers-{time.time_ns()}")
     with multiprocessing.get_context("spawn").Pool(WRITERS) as pool:
         found = pool.starmap(_write, [(uri, experiment_id, number) for number in range(WRITERS)], chunksize=1)
+    _assert_nothing_lost(uri, experiment_id)
     return np.array(found).ravel()
 
 
-def assert_nothing_lost(uri: str) -> None:
+def _assert_nothing_lost(uri: str, experiment_id: str) -> None:
     """Every run of the writers has all its points and params, and has ended."""
     client = MlflowClient(uri)
-    experiments = [one.experiment_id for one in client.search_experiments() if one.name.startswith("writers-")]
-    runs = client.search_runs(experiments)
+    runs = client.search_runs([experiment_id])
     assert len(runs) == WRITERS
     for run in runs:
         assert run.info.status == "FINISHED"
