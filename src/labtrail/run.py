@@ -115,20 +115,22 @@ def _claim_given(client: MlflowClient, own: MlflowRun, identity: Identity, again
             "a run keeps its config; leave --run-id out to start another run"
         )
     if contract.ATTEMPTS not in own.data.tags:
-        # While its job waited, somebody else may have begun or done the work.
-        earlier = _find_earlier(client, key, again, other_than=run_id)
+        # While its job waited, somebody else may have begun or done the work: that run goes on.
+        earlier = _find_earlier(client, key, again, begun=True)
         if earlier is not None:
-            if earlier.state != "mine":
-                _point(client, run_id, identity.task, earlier)
-                return earlier
-            _release(earlier)
+            _point(client, run_id, identity.task, earlier)
+            return earlier
+        if contract.SAME_AS in own.data.tags:
+            client.delete_tag(run_id, contract.SAME_AS)
     return _claim_existing(own)
 
 
-def _find_earlier(client: MlflowClient, key: str, again: bool, other_than: str = "") -> Claim | None:
+def _find_earlier(client: MlflowClient, key: str, again: bool, begun: bool = False) -> Claim | None:
     """The run that holds this work; with ``again`` only one that was begun after the last that finished."""
     found = store.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
-    found = [run for run in found if run.info.run_id != other_than and contract.SAME_AS not in run.data.tags]
+    found = [run for run in found if contract.SAME_AS not in run.data.tags]
+    if begun:
+        found = [run for run in found if contract.ATTEMPTS in run.data.tags]
     if again:
         found = [run for run in itertools.takewhile(lambda run: not _is_finished(run), found) if not _is_elsewhere(run)]
     claims = [_claim_existing(run) for run in found]

@@ -15,7 +15,7 @@ from labtrail.config import TaskConfig
 from labtrail.errors import ClaimError, MetricError
 from labtrail.query import Query
 from labtrail.record import DataSource, Record
-from labtrail.run import Claim, Identity, Run, abandon, claim, describe_given, refuse
+from labtrail.run import Claim, Identity, Run, abandon, claim, describe_given, give_up, refuse, reserve
 
 SOURCE = DataSource("wlasl50-train", "train", "data/train.csv", "ab" * 32, {"clips": 276})
 
@@ -281,3 +281,67 @@ def test_two_runs_that_bring_the_same_new_data_set_both_have_it(
     assert inputs is not None
     assert len(inputs.dataset_inputs) == 1
     free(own)
+
+
+def reserved(key: str, experiment: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    run_id = reserve("toy", experiment, "toy-s0", {contract.KEY: key})
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    return run_id
+
+
+def test_a_reserved_run_is_begun_by_its_job(
+    client: MlflowClient, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = reserved("reserved", experiment, monkeypatch)
+    assert client.get_run(run_id).info.status == "SCHEDULED"
+    run, own = started(client, experiment, "reserved")
+    assert run.run_id == run_id
+    assert client.get_run(run_id).info.status == "RUNNING"
+    free(own)
+
+
+def test_work_that_was_begun_elsewhere_while_a_job_waited_goes_on_there(
+    client: MlflowClient, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, own = started(client, experiment, "twice")
+    run_id = reserved("twice", experiment, monkeypatch)
+    busy = claim_here(client, identity("twice"), experiment, again=False)
+    assert (busy.state, busy.run_id) == ("busy", first.run_id)
+    # The process at work dies: its run is continued, and the reserved one stays a pointer.
+    free(own)
+    mine = claim_here(client, identity("twice"), experiment, again=False)
+    assert (mine.state, mine.run_id) == ("mine", first.run_id)
+    first.end("FINISHED")
+    free(mine)
+    done = claim_here(client, identity("twice"), experiment, again=False)
+    assert (done.state, done.run_id) == ("finished", first.run_id)
+    assert client.get_run(run_id).data.tags[contract.SAME_AS] == first.run_id
+    assert Query("toy").runs()["run_id"].tolist().count(first.run_id) == 1
+    assert run_id not in Query("toy", statuses=("FINISHED", "KILLED", "SCHEDULED")).runs()["run_id"].tolist()
+
+
+def test_of_two_reserved_runs_each_job_begins_its_own(
+    client: MlflowClient, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = reserved("both", experiment, monkeypatch)
+    run_id = reserved("both", experiment, monkeypatch)
+    run, own = started(client, experiment, "both")
+    assert run.run_id == run_id != other
+    run.end("FINISHED")
+    free(own)
+    monkeypatch.setenv("MLFLOW_RUN_ID", other)
+    late = claim_here(client, identity("both"), experiment, again=False)
+    assert (late.state, late.run_id) == ("finished", run_id)
+
+
+def test_only_open_runs_are_given_up(client: MlflowClient, experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = reserved("given up", experiment, monkeypatch)
+    give_up(run_id, "its job is gone")
+    assert client.get_run(run_id).data.tags[contract.STATUS_REASON] == "KILLED: its job is gone"
+    assert client.get_run(run_id).info.status == "KILLED"
+    run, own = started(client, experiment, "given up")
+    assert contract.STATUS_REASON not in client.get_run(run_id).data.tags
+    run.end("FINISHED")
+    free(own)
+    give_up(run_id, "its job is gone")
+    assert client.get_run(run_id).info.status == "FINISHED"
