@@ -96,3 +96,12 @@ def test_projects_are_importable_without_mlflow(name: str) -> None:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_module_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_no_scheduler_is_loaded_where_none_is_used() -> None:
+    code = "import sys, labtrail.execute; sys.exit(any(name.startswith('labtrail.batch.') and name != "
+    code += "'labtrail.batch.facts' for name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": "src:."}, check=False
+    )
+    assert done.returncode == 0
