@@ -101,7 +101,7 @@ def _dry_run(campaign: "Campaign", batch: "Batch | None") -> int:
 def _on_scheduler(campaign: "Campaign", batch: "Batch", status: bool, cancel: bool, retry: bool) -> int:
     """One tick, or what is asked instead; the exit status tells whether cells have failed for good."""
     from labtrail import tick
-    from labtrail.run import describe_given
+    from labtrail.handover import describe_given
 
     if cancel:
         ended = tick.cancel(campaign, batch)

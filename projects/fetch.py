@@ -35,7 +35,7 @@ def main(name: str, from_file: str) -> None:
     message = f"{dataset.name}: {files} in {folder}. Licence: {dataset.licence}."
     _log.info("%s", message)
     if "MLFLOW_RUN_ID" in os.environ:
-        from labtrail.run import describe_given
+        from labtrail.handover import describe_given
 
         describe_given(message)
 

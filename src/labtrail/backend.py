@@ -36,7 +36,8 @@ from labtrail.batch.queues import queue_named
 from labtrail.batch.script import BatchConfig, check, write_script
 from labtrail.config import validated
 from labtrail.errors import LabtrailError
-from labtrail.run import annotate, give_up, whereabouts
+from labtrail.handover import annotate, give_up
+from labtrail.run import whereabouts
 from labtrail.scheduler import Job
 
 _log = logging.getLogger("labtrail")

@@ -101,7 +101,7 @@ def _guarded(command: click.Command, arguments: Sequence[str] | None) -> int:
     except Interrupted as interruption:
         ignore_signals()
         if "MLFLOW_RUN_ID" in os.environ:
-            from labtrail.run import abandon
+            from labtrail.handover import abandon
 
             abandon(str(interruption))
         return interruption.exit_status
@@ -113,7 +113,7 @@ def _refused(message: str, status: int) -> int:
     for line in message.splitlines():
         click.echo(f"error: {line}", err=True)
     if "MLFLOW_RUN_ID" in os.environ:
-        from labtrail.run import refuse
+        from labtrail.handover import refuse
 
         refuse(message)
     return status

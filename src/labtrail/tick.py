@@ -17,8 +17,9 @@ from labtrail.batch.queues import Batch
 from labtrail.batch.script import check
 from labtrail.campaign import Campaign, Cell
 from labtrail.errors import LabtrailError
+from labtrail.handover import annotate, give_up, reserve
 from labtrail.query import Query
-from labtrail.run import annotate, give_up, is_held, reserve
+from labtrail.run import is_held
 from labtrail.scheduler import Job
 
 _log = logging.getLogger("labtrail")

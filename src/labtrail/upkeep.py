@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 from labtrail import contract, store
 from labtrail.batch.queue import QueueError
 from labtrail.batch.queues import queue_named
-from labtrail.run import give_up, is_held
+from labtrail.handover import give_up
+from labtrail.run import is_held
 
 _OPEN = ("RUNNING", "SCHEDULED")
 _PACKAGES = ("torch", "mlflow", "accelerate", "optuna")

@@ -13,9 +13,10 @@ from mlflow.exceptions import MlflowException
 from labtrail import contract, store
 from labtrail.config import TaskConfig
 from labtrail.errors import ClaimError, MetricError
+from labtrail.handover import abandon, describe_given, give_up, refuse, reserve
 from labtrail.query import Query
 from labtrail.record import DataSource, Record
-from labtrail.run import Claim, Identity, Run, abandon, claim, describe_given, give_up, refuse, reserve
+from labtrail.run import Claim, Identity, Run, claim
 
 SOURCE = DataSource("wlasl50-train", "train", "data/train.csv", "ab" * 32, {"clips": 276})
 

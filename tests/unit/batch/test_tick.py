@@ -15,8 +15,9 @@ from labtrail.batch.queues import Batch
 from labtrail.batch.script import BatchConfig
 from labtrail.campaign import Campaign, CampaignConfig, program
 from labtrail.config import load_config
+from labtrail.handover import annotate
 from labtrail.query import Query
-from labtrail.run import Identity, Run, Status, annotate
+from labtrail.run import Identity, Run, Status
 from labtrail.tick import cancel, job_name, look, overview, tick
 from projects.tasks import task_named
 from tests.workspace import REPOSITORY
