@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.cluster.private_slurm import free_port
+from tests.cluster.private_slurm import PATH, free_port
 
 _BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
 
@@ -47,7 +47,7 @@ class PrivatePostgres:
         return self._folder / "data"
 
     def _run(self, program: str, *words: str) -> None:
-        become = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        become = [str(shutil.which("runuser", path=PATH)), "-u", "postgres", "--"] if os.getuid() == 0 else []
         command = [*become, str(self._binaries / program), *words]
         subprocess.run(command, cwd=self._folder, check=True, stdout=subprocess.DEVNULL, timeout=60)
 

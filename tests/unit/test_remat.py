@@ -60,7 +60,7 @@ def test_gradients_accumulate_and_buffers_move_as_by_autograd(caplog: pytest.Log
     assert re.search(r"[1-9]\d* activations are computed again", caplog.text)
 
 
-def test_of_several_passes_the_first_keeps_to_the_plan() -> None:
+def test_a_second_pass_takes_as_much_beside_the_sums_of_the_first() -> None:
     torch.manual_seed(0)
     model, batch = Tower(), batch_of(2048)
     lean, device = LeanBackward(model, loss_of, 0.5), torch.device("cpu")
@@ -68,7 +68,7 @@ def test_of_several_passes_the_first_keeps_to_the_plan() -> None:
     lean(batch)
     model.zero_grad()
     first, second = (peak_of(lambda: lean(batch), 0, device) for _ in range(2))
-    assert first < second <= first + gradients
+    assert first <= second <= first + gradients
 
 
 def test_the_peak_is_lower() -> None:
