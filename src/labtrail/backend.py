@@ -31,8 +31,8 @@ from mlflow.projects.utils import (
 )
 
 from labtrail import contract, store
-from labtrail.batch.queue import Queue, QueueError
-from labtrail.batch.queues import queue_named
+from labtrail.batch.queue import Queue, QueueError, SubmitError
+from labtrail.batch.queues import Batch, queue_named
 from labtrail.batch.script import BatchConfig, check, write_script
 from labtrail.config import validated
 from labtrail.errors import LabtrailError
@@ -75,7 +75,7 @@ class BatchBackend(AbstractBackend):
 
         Raises:
             ExecutionException: a config, template or folder that cannot be used, or what the scheduler refuses; says
-                what to change. Nothing was submitted.
+                what to change. Nothing was submitted, unless the scheduler fell silent: then its run stays SCHEDULED.
         """
         try:
             return self._submitted(project_uri, entry_point, params, version, backend_config, experiment_id)
@@ -97,8 +97,8 @@ class BatchBackend(AbstractBackend):
         queue.check(write_script(Job(f"check-{entry_point}", words, {}, log), folder, config, queue, state))
         run_id = get_or_create_run(None, uri, experiment_id, str(folder), version, entry_point, params).info.run_id
         name = f"{entry_point}-{run_id}"
-        variables = {**get_run_env_vars(run_id, experiment_id), "MLFLOW_TRACKING_URI": store.tracking_uri()}
-        variables |= {contract.RESOURCES_VARIABLE: config.described, contract.TOKEN_VARIABLE: "1"}
+        variables = get_run_env_vars(run_id, experiment_id) | Batch(queue, config).variables
+        variables[contract.TOKEN_VARIABLE] = "1"
         job = Job(name, words, variables, config.logs / f"{name}.log")
         client = store.connect()
         client.update_run(run_id, status="SCHEDULED")
@@ -107,7 +107,7 @@ class BatchBackend(AbstractBackend):
         )
         try:
             job_id = queue.submit(write_script(job, folder, config, queue, state), name, job.log.absolute())
-        except LabtrailError as error:
+        except SubmitError as error:
             give_up(run_id, str(error))
             raise
         annotate(run_id, {contract.JOB_ID: job_id})

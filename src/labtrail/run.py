@@ -184,9 +184,7 @@ def _try_lock(run_id: str) -> FileLock | None:
 
 def wait_for_lock(run_id: str, patience_s: float) -> FileLock | None:
     """The lock that a run's writer holds; None if another live process has it all the time."""
-    path = store.state_folder() / "locks" / f"run-{run_id}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = store.lock_of(f"run-{run_id}")
     try:
         lock.acquire(timeout=patience_s)
     except Timeout:

@@ -100,18 +100,21 @@ def _quieten() -> None:
 @contextmanager
 def locked(name: str) -> Generator[None]:
     """Holds a lock of this working folder; freed by the system when the process dies."""
+    with lock_of(name):
+        yield
+
+
+def lock_of(name: str) -> FileLock:
+    """A lock of this working folder, not yet taken."""
     folder = state_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{name}.lock"):
-        yield
+    return FileLock(folder / f"{name}.lock")
 
 
 @contextmanager
 def held(name: str, patience_s: float = 0.0) -> Generator[FileLock | None]:
     """As ``locked``, but waits no longer than told: None if another process holds the lock all the time."""
-    folder = state_folder() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{name}.lock")
+    lock = lock_of(name)
     try:
         lock.acquire(timeout=patience_s)
     except Timeout:

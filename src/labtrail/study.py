@@ -210,9 +210,7 @@ def reclaim(study: optuna.Study, config: StudyConfig) -> None:
 
 
 def _trial_lock(config: StudyConfig, number: int) -> FileLock:
-    folder = store.state_folder() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"trial-{config.full_name}-{number}.lock")
+    return store.lock_of(f"trial-{config.full_name}-{number}")
 
 
 def ended_trials(study: optuna.Study) -> int:

@@ -6,7 +6,6 @@ MLflow gives every run a new id; the old one is kept as a tag by which a second 
 the new run.
 """
 
-import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,8 +19,6 @@ from tqdm import tqdm
 from labtrail import contract, store
 from labtrail.config import fingerprint
 from labtrail.errors import LabtrailError
-
-_log = logging.getLogger("labtrail")
 
 _PER_CALL = 1000
 _PER_CALL_SMALL = 100

@@ -101,7 +101,7 @@ class Jobs:
         self._names[job.name] = name
 
     def ended(self) -> dict[str, int]:
-        """Jobs that are gone; how they ended, no scheduler tells for long. None while it does not answer."""
+        """Jobs that are gone; how they ended, no scheduler tells for long. Nothing while it is silent."""
         try:
             alive = self._batch.queue.alive(list(self._names.values()))
         except QueueError as error:
