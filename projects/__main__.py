@@ -98,7 +98,7 @@ def _outcome(stop: Stop, overrides: dict[str, str]) -> dict[str, Any]:
 
     task = stop.task
     config = task.resolve(load_config(task.config, stop.config, list(overrides.items())))
-    runs = Query(task.name, tags={contract.KEY: work_key(task, config, task.sources(config), processes=1)}).runs()
+    runs = Query(task.name).tagged({contract.KEY: work_key(task, config, task.sources(config), processes=1)}).runs()
     run = runs.iloc[-1]
     metrics = {name: run[f"test/{name}"] for name in _TEST_METRICS if f"test/{name}" in run}
     minutes = (run["ended"] - run["started"]).total_seconds() / 60

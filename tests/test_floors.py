@@ -14,12 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "errors": 0, "contract": 0, "config": 0, "record": 0, "statistics": 0, "figures": 0, "files": 0, "links": 0,
     "seeding": 0, "signals": 0, "snapshot": 0, "compiling": 0, "scheduler": 0, "frames": 0, "example": 0, "pages": 0,
-    "cron": 0, "fetch": 1, "stepgraph": 1, "peers": 1, "launch": 1, "store": 1, "batch": 1,
+    "cron": 0, "selection": 0, "scores": 0,
+    "fetch": 1, "database": 1, "stepgraph": 1, "peers": 1, "launch": 1, "store": 1, "batch": 1,
     "run": 2, "query": 2, "checkpoint": 2, "remat": 2, "fence": 2, "sync": 2, "handover": 2,
-    "task": 3, "backend": 3, "upkeep": 3, "execute": 4,
-    "campaign": 5, "study": 5, "members": 5, "tick": 5, "cli": 5, "console": 6,
+    "task": 3, "lookup": 3, "backend": 3, "upkeep": 3, "execute": 4,
+    "campaign": 5, "study": 5, "members": 5, "tick": 5, "cli": 5, "report": 6,
+    "archive": 7, "digest": 7, "guide": 7, "console": 8,
 }  # fmt: skip
-MAY_IMPORT = {"mlflow": {"store", "run", "query", "backend", "sync", "handover"}, "optuna": {"study"}}
+MAY_IMPORT = {"mlflow": {"store", "run", "query", "lookup", "backend", "sync", "handover"}, "optuna": {"study"}}
 HEAVY = {"mlflow", "optuna", "torch"}
 
 

@@ -106,7 +106,7 @@ class Workspace:
         return MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
 
     def query(self, task: str | None = "spoter", statuses: tuple[str, ...] = ("FINISHED",)) -> Query:
-        return Query(task, statuses=statuses, client=self.client())
+        return Query(task, client=self.client()).ended(*statuses)
 
     def artifacts(self, run_id: str) -> Path:
         return next((self.folder / "mlruns").glob(f"*/{run_id}/artifacts"))

@@ -41,7 +41,7 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
     Raises:
         QueryError: there is none.
     """
-    from labtrail.query import artifact_names, find_runs
+    from labtrail.lookup import artifact_names, find_runs
 
     found = find_runs(config.runs, "distill")
     if config.campaign:
@@ -57,11 +57,12 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
 
 def _cells(campaign: str) -> set[str]:
     """The runs of a campaign: those of its table, which also names runs that it found done, and those it has tagged."""
-    from labtrail.query import Query, artifact, artifact_names
+    from labtrail.lookup import artifact, artifact_names
+    from labtrail.query import Query
 
-    found = set(Query("distill", campaign=campaign).runs().get("run_id", pd.Series(dtype=object)))
-    rounds = Query("campaign", config={"name": campaign}, statuses=("FINISHED", "FAILED")).runs()
-    for run_id in rounds.get("run_id", pd.Series(dtype=object)):
+    found = set(Query("distill").campaign(campaign).runs()["run_id"])
+    rounds = Query("campaign").configured({"name": campaign}).ended("FINISHED", "FAILED").with_archived().runs()
+    for run_id in rounds["run_id"]:
         if "cells.csv" in artifact_names(run_id, "tables"):
             found |= set(pd.read_csv(artifact(run_id, "tables/cells.csv"))["run_id"].dropna())
     return found
@@ -69,10 +70,11 @@ def _cells(campaign: str) -> set[str]:
 
 def sources(config: AnalysisConfig) -> Sequence[DataSource]:
     """The features of every run, and of the teachers beside them."""
-    from labtrail.query import Query, artifact
+    from labtrail.lookup import artifact
+    from labtrail.query import Query
 
     ids = config.runs.split(",")
-    teachers = Query("distill", run_ids=ids).runs()["cfg.teacher"]
+    teachers = Query("distill").only(ids).runs()["cfg.teacher"]
     return [
         DataSource("features", "features", f"runs:/{one}/{FEATURES}", sha256_of(artifact(one, FEATURES)), {}, one)
         for one in dict.fromkeys([*ids, *(one for one in teachers if one)])

@@ -27,6 +27,7 @@ STAGES = ("stage_1", "stage_2", "stage_3")
 # Grams of more images cost memory by the square and change little.
 _IMAGES = 1000
 _RECIPE = ("cfg.data.", "cfg.model.", "cfg.train.", "cfg.compute.precision")
+_PULLS = ("train/gradient_ratio", "train/gradient_cosine")
 _METRICS = ("accuracy", "accuracy_last", "nll", "brier", "ece", "teacher_agreement")
 
 
@@ -44,11 +45,12 @@ def collect(run_ids: Sequence[str]) -> pd.DataFrame:
     """
     from labtrail.query import Query
 
-    runs = newest_of_each(Query("distill", run_ids=run_ids).runs())
+    runs = newest_of_each(Query("distill").only(run_ids).runs())
     differ = varying(runs)
     recipes = group_names(runs, [key for key in differ if key.startswith(_RECIPE) and key != "cfg.data.name"])
     losses = group_names(runs, [key for key in differ if key.startswith("cfg.loss.")])
-    pulls = Query("distill", run_ids=run_ids).history(["train/gradient_ratio", "train/gradient_cosine"])
+    query = Query("distill").only(run_ids)
+    pulls = query.history([name for name in _PULLS if name in query.metrics()])
     rows = []
     for place, run in tqdm(list(runs.iterrows()), desc="runs", unit="run", leave=False, disable=None):
         teacher = str(run["cfg.teacher"])
@@ -97,7 +99,7 @@ def _pull(history: pd.DataFrame) -> dict[str, float]:
 @lru_cache(maxsize=64)
 def features_of(run_id: str) -> Mapping[str, np.ndarray]:
     """Logits, labels and pooled features of a run's test images."""
-    from labtrail.query import artifact
+    from labtrail.lookup import artifact
 
     return load_file(artifact(run_id, FEATURES))
 

@@ -43,7 +43,7 @@ def resolve(config: DistillConfig) -> DistillConfig:
     if config.method in ALONE:
         none = {"teacher": "", "teacher_version": "", "teacher_sha256": ""}
         return config.model_copy(update=none | ({"alpha": 0.0} if config.method == "none" else {}))
-    from labtrail.query import model_version
+    from labtrail.lookup import model_version
 
     version = ""
     if config.teacher == FIND:
@@ -66,28 +66,28 @@ def resolve(config: DistillConfig) -> DistillConfig:
 
 def _finished_run(wanted: str) -> str:
     """Id of the one finished run that is meant."""
-    from labtrail.query import find_run
+    from labtrail.lookup import find_run
 
     return _finished_id(wanted) if is_run_id(wanted) else str(find_run(wanted, "distill")["run_id"])
 
 
 @lru_cache(maxsize=1024)
 def _finished_id(run_id: str) -> str:
-    from labtrail.query import find_run
+    from labtrail.lookup import find_run
 
     return str(find_run(run_id, "distill")["run_id"])
 
 
 @lru_cache(maxsize=1024)
 def _weights_digest(run_id: str) -> str:
-    from labtrail.query import artifact
+    from labtrail.lookup import artifact
 
     return sha256_of(artifact(run_id, BEST_WEIGHTS))
 
 
 @lru_cache(maxsize=1024)
 def _read_digests(run_id: str) -> frozenset[str]:
-    from labtrail.query import data_digests
+    from labtrail.lookup import data_digests
 
     return frozenset(data_digests(run_id))
 
@@ -101,7 +101,7 @@ def _baseline(config: DistillConfig) -> str:
     from labtrail.query import Query
 
     wanted = {"method": "none", "data.name": config.data.name}
-    runs = Query("distill", config=wanted).runs()
+    runs = Query("distill").configured(wanted).runs()
     if len(runs):
         same = (runs["cfg.seed"] == str(config.seed)) & (runs["cfg.model.name"] == config.teacher_model)
         fit = [run_id for run_id in runs[same]["run_id"] if _same_data(run_id, config)]
@@ -124,7 +124,7 @@ def _refuse_other_data(run_id: str, config: DistillConfig) -> None:
     if not _same_data(run_id, config):
         from labtrail.query import Query
 
-        runs = Query("distill", config={"method": "none", "data.name": config.data.name}).runs()
+        runs = Query("distill").configured({"method": "none", "data.name": config.data.name}).runs()
         own = run_config(run_id).data
         raise QueryError(
             f"teacher: run {run_id} was trained on other images ({own.name}, split seed {own.split_seed}) than this "
@@ -147,7 +147,7 @@ def _listed(runs: Any) -> str:
 @lru_cache(maxsize=1024)
 def run_config(run_id: str) -> DistillConfig:
     """What a run ran with."""
-    from labtrail.query import artifact
+    from labtrail.lookup import artifact
 
     return load_config(DistillConfig, artifact(run_id, CONFIG_FILE))
 
@@ -163,7 +163,7 @@ def teacher_source(config: DistillConfig) -> list[DataSource]:
 
 def load_teacher(config: DistillConfig, device: torch.device) -> Taught:
     """The teacher's best weights, frozen, in the memory format and with the fusing that the config asks for."""
-    from labtrail.query import artifact
+    from labtrail.lookup import artifact
 
     own, images = run_config(config.teacher), load_images(config.data)
     model = ResNet(own.model, images.train.images.shape[1], images.classes)

@@ -41,11 +41,12 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
     Raises:
         QueryError: there is none.
     """
-    from labtrail.query import Query, data_digests, find_runs
+    from labtrail.lookup import data_digests, find_runs
+    from labtrail.query import Query
 
     found = find_runs(config.runs, "pamap2")
     newest = data_digests(found[-1])
-    found = list(newest_of_each(Query("pamap2", run_ids=found).runs())["run_id"])
+    found = list(newest_of_each(Query("pamap2").only(found).runs())["run_id"])
     fit = [one for one in found if data_digests(one) == newest and not run_config(one).model.dedicated]
     if not fit:
         raise QueryError(f"runs {config.runs!r}: none on the data of the newest reads all modalities; train one first")
@@ -85,7 +86,7 @@ def _runs(run_ids: Sequence[str]) -> pd.DataFrame:
     """The runs' rows, with columns protocol, setting and seed."""
     from labtrail.query import Query
 
-    runs = Query("pamap2", run_ids=run_ids).runs()
+    runs = Query("pamap2").only(run_ids).runs()
     keys = [*_NAMED, *(key for key in varying(runs, _APART) if key not in _NAMED)]
     protocol, seed = runs["cfg.split.protocol"], runs["cfg.seed"].astype(int)
     return runs.assign(protocol=protocol, setting=group_names(runs, keys), seed=seed)

@@ -21,7 +21,8 @@ def resolve_dedicated(run_id: str, words: Sequence[str]) -> tuple[str, ...]:
     Raises:
         QueryError: a run that differs in more, or none found.
     """
-    from labtrail.query import Query, data_digests, find_run
+    from labtrail.lookup import data_digests, find_run
+    from labtrail.query import Query
 
     own = run_config(run_id)
     if tuple(words) != (FIND,):
@@ -31,7 +32,7 @@ def resolve_dedicated(run_id: str, words: Sequence[str]) -> tuple[str, ...]:
                 raise QueryError(f"dedicated: run {one} differs from {run_id} in more than model.modalities")
     else:
         same = {"seed": own.seed, "split.protocol": own.split.protocol, "model.fusion": own.model.fusion}
-        candidates = Query("pamap2", config={**same, "model.missing": "none"}).runs()["run_id"]
+        candidates = Query("pamap2").configured({**same, "model.missing": "none"}).runs()["run_id"]
         same_data = data_digests(run_id)
         found = [
             str(one)
@@ -51,7 +52,7 @@ def dedicated_scores(run_ids: Sequence[str]) -> dict[tuple[bool, ...], tuple[str
     """Subset of modalities -> id and test macro F1 of the run that reads nothing else."""
     from labtrail.query import Query
 
-    runs = Query("pamap2", run_ids=run_ids).runs()
+    runs = Query("pamap2").only(run_ids).runs()
     scores = dict(zip(runs["run_id"], runs["test/macro_f1"], strict=True)) if len(runs) else {}
     return {_subset(run_config(one)): (one, float(scores[one])) for one in run_ids}
 

@@ -59,7 +59,7 @@ def resolve(config: RobustnessConfig) -> RobustnessConfig:
     Raises:
         QueryError: no such run, or one that never reads some of the modalities.
     """
-    from labtrail.query import find_run
+    from labtrail.lookup import find_run
 
     run_id = str(find_run(config.run, "pamap2")["run_id"])
     own = run_config(run_id).model

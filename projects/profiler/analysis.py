@@ -38,15 +38,16 @@ def resolve(config: CompareConfig) -> CompareConfig:
     Raises:
         QueryError: there is none.
     """
-    from labtrail.query import Query, find_runs
+    from labtrail.lookup import find_runs
+    from labtrail.query import Query
 
-    found = newest_of_each(Query("profiler", run_ids=find_runs(config.runs, "profiler")).runs())
+    found = newest_of_each(Query("profiler").only(find_runs(config.runs, "profiler")).runs())
     return config.model_copy(update={"runs": ",".join(found["run_id"])})
 
 
 def sources(config: CompareConfig) -> Sequence[DataSource]:
     """The table and the nodes of every run."""
-    from labtrail.query import artifact
+    from labtrail.lookup import artifact
 
     return [
         DataSource(Path(name).name, "profile", f"runs:/{one}/{name}", sha256_of(artifact(one, name)), {}, one)
@@ -76,9 +77,10 @@ def compare(config: CompareConfig, accelerator: Accelerator, checkpoint: Checkpo
 
 def collect(run_ids: Sequence[str]) -> pd.DataFrame:
     """One row per run and batch size: the run's metrics, and a label of what the runs differ in."""
-    from labtrail.query import Query, artifact
+    from labtrail.lookup import artifact
+    from labtrail.query import Query
 
-    runs = Query("profiler", run_ids=run_ids).runs()
+    runs = Query("profiler").only(run_ids).runs()
     keys = varying(runs, apart=("cfg.batch_sizes", "cfg.iterations", "cfg.warmup", "cfg.model"))
     names = runs["cfg.model"] + [f" ({name})" if name else "" for name in group_names(runs, keys)]
     rows = []
@@ -91,9 +93,10 @@ def collect(run_ids: Sequence[str]) -> pd.DataFrame:
 
 def operator_times(run_ids: Sequence[str]) -> pd.DataFrame:
     """Seconds, calls and workspace of each operator in each run's largest batch, slowest first."""
-    from labtrail.query import Query, artifact
+    from labtrail.lookup import artifact
+    from labtrail.query import Query
 
-    models = Query("profiler", run_ids=run_ids).runs().set_index("run_id")["cfg.model"]
+    models = Query("profiler").only(run_ids).runs().set_index("run_id")["cfg.model"]
     found = []
     for run_id in run_ids:
         nodes = pd.read_csv(artifact(run_id, _NODES))

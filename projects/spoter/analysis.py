@@ -40,7 +40,7 @@ NAME = "spoter-analysis"
 
 def sources(config: AnalysisConfig) -> Sequence[DataSource]:
     """The split, the checkpoints, the attention files, and the glosses and the language model if they are named."""
-    from labtrail.query import artifact
+    from labtrail.lookup import artifact
 
     extraction = extraction_config(config.run)
     found = study_sources(load_subject(extraction.run), extraction.split, config.epochs)

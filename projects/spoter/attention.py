@@ -52,7 +52,7 @@ class AttentionConfig(TaskConfig):
 
 def resolve(config: AttentionConfig) -> AttentionConfig:
     """The config with the run's id and the epochs written out."""
-    from labtrail.query import find_run
+    from labtrail.lookup import find_run
 
     run_id = find_run(config.run, TRAINING)["run_id"]
     return config.model_copy(update={"run": run_id, "epochs": chosen_epochs(run_id, config.epochs)})
@@ -65,7 +65,7 @@ def sources(config: AttentionConfig) -> Sequence[DataSource]:
 
 def extract(config: AttentionConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
     """One Record per epoch: the split's scores, and the file of its weights."""
-    from labtrail.query import artifact
+    from labtrail.lookup import artifact
 
     require_one_process(accelerator, NAME)
     subject = load_subject(config.run)

@@ -246,7 +246,7 @@ class Campaign:
 
 def _finished(task: str) -> dict[str, str]:
     """Key -> id of the finished runs of a task."""
-    runs = Query(task).runs()
+    runs = Query(task).with_archived().runs()
     return dict(zip(runs[contract.KEY], runs["run_id"], strict=True)) if len(runs) else {}
 
 

@@ -39,12 +39,15 @@ def init(artifacts: str) -> int:
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--host", default=_LOCAL, show_default=True, help="Address to listen on; only this machine unless told.")
 def ui(port: int, host: str) -> int:
-    """Starts the MLflow UI as it should be started, and prints a link for each experiment."""
-    from labtrail import links, store
+    """Starts the MLflow UI as it should be started; prints links to what is newest, and notes them on its pages."""
+    from labtrail import guide, store
 
     base = f"http://{host}:{port}"
-    for name, experiment_id in store.initialise(_experiments()).items():
-        click.echo(f"{name:10} {links.experiment_chart(base, experiment_id)}")
+    experiments = store.initialise(_experiments())
+    found = guide.places(base, experiments)
+    guide.write_notes(found, experiments)
+    for one in found:
+        click.echo(f"{one.experiment:10} {one.link}  {one.words}")
     _become_server(store.tracking_uri(), ["--host", host, "--port", str(port)])
     return 0
 
@@ -202,14 +205,63 @@ def relocate(old: Path, new: Path) -> int:
     return 0
 
 
+@_labtrail.command()
+@click.argument("campaign")
+@click.option("--export", type=Path, metavar="FOLDER|FILE.tar.gz",
+              help="Also copy all its runs, with what they read and all artifacts.")  # fmt: skip
+@click.option("--folder", type=Path, default=Path("archive"), show_default=True,
+              help="Where its folder of results goes.")  # fmt: skip
+def archive(campaign: str, export: Path | None, folder: Path) -> int:
+    """Closes a round: writes its results to a folder and marks its runs, so that a new round starts clean."""
+    from labtrail.archive import archive as close
+
+    done = close(campaign, folder, export)
+    if done.runs:
+        click.echo(
+            f"{done.folder}: README.md, report.html, tables and figures; {done.runs} runs are marked as archived"
+        )
+    if done.exported:
+        click.echo(f"{done.exported}: a copy; labtrail restore {done.exported}")
+    return 0
+
+
+@_labtrail.command()
+@click.argument("path", type=Path)
+def restore(path: Path) -> int:
+    """Brings an exported round back into this store; safe to repeat."""
+    from labtrail.archive import restore as bring_back
+
+    counts = bring_back(path)
+    click.echo(f"{counts.copied} runs restored, {counts.same} were there already")
+    return 0
+
+
+@_labtrail.command()
+@click.option("--since", default="7d", show_default=True, metavar="7d|12h|2w|DATE",
+              help="How far back, or from which day (2026-01-31).")  # fmt: skip
+@click.option("--folder", type=Path, default=Path("digests"), show_default=True,
+              help="Where the pages go; their names have the day.")  # fmt: skip
+def digest(since: str, folder: Path) -> int:
+    """Tells the story of the last days: runs, failures, what got better, figures, commits."""
+    from datetime import UTC, datetime
+
+    from labtrail.digest import moment_of, write_digest
+
+    now = datetime.now(UTC)
+    text, written = write_digest(moment_of(since, now), now, folder)
+    click.echo(text)
+    click.echo("\n" + " ".join(map(str, written)), err=True)
+    return 0
+
+
 def _in_project() -> None:
     if not Path("MLproject").is_file():
         raise LabtrailError(f"{Path.cwd()}: no MLproject here; run labtrail in the project's folder")
 
 
 def _experiments() -> list[str]:
-    """One experiment per project, and one for the tour."""
-    return [*sorted(path.parent.name for path in Path("projects").glob("*/__main__.py")), "tour"]
+    """One experiment per project, and those of reports and of the tour."""
+    return [*sorted(path.parent.name for path in Path("projects").glob("*/__main__.py")), "report", "tour"]
 
 
 def main() -> None:

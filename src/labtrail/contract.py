@@ -38,6 +38,10 @@ RESOURCES = "scheduler.resources"
 # On a run that was copied from another store: its id there, and what the copy was made of.
 SOURCE_RUN = "labtrail.source_run"
 SYNCED = "labtrail.synced"
+# When the round of a run was closed (ISO date): wide searches leave such a run out.
+ARCHIVED = "labtrail.archived"
+# What makes an epoch of the run the best: direction and metric.
+SCORE = "labtrail.score"
 # How often the run was submitted, and at which epoch it stood at the last submission that found it further on.
 SUBMISSIONS = "scheduler.submissions"
 PROGRESS = "scheduler.progress"
@@ -64,6 +68,11 @@ NEWEST = "newest"
 LATEST = "latest"
 # How it names all of them.
 ALL = "all"
+
+
+# Statuses of runs that have not ended, and all there are.
+OPEN = ("RUNNING", "SCHEDULED")
+ANY_END = ("FINISHED", "FAILED", "KILLED", *OPEN)
 
 
 def end_of(tags: Mapping[str, str], status: str) -> str:

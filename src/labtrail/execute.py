@@ -115,7 +115,7 @@ def keep(record: Record, run: Run, checkpoint: Checkpoint, accelerator: Accelera
 def conclude(run: Run, identity: Identity, metrics: Mapping[str, float]) -> None:
     """The last words of a run that has done its work: a paragraph on its page, and its learning curves."""
     run.describe(_description(identity, metrics))
-    history = Query(run_ids=[run.run_id], statuses=["RUNNING"]).history()
+    history = Query().only([run.run_id]).ended("RUNNING").history()
     per_step = history.groupby("metric")["step"].nunique()
     curves = [name for name in per_step[per_step > 1].index if name.startswith(_CURVES)]
     if curves:
@@ -353,6 +353,8 @@ def identify(
         **cluster_facts(),
         **further,
     }
+    if task.score is not None:
+        tags[contract.SCORE] = f"{task.score.direction} {task.score.metric}"
     if campaign := os.environ.get(contract.CAMPAIGN_VARIABLE):
         tags[contract.CAMPAIGN] = campaign
     return Identity(task.name, task.run_name(config), key, config, sources, tags)

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from labtrail import contract
+from labtrail.statistics import bootstrap_mean, holm, paired_t, t_interval
 
 
 def grouped(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -37,3 +39,71 @@ def group_names(runs: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
     }
     rows = zip(*parts.values(), strict=True) if keys else [()] * len(runs)
     return pd.Series([", ".join(row) for row in rows], index=runs.index, dtype=object)
+
+
+def over_seeds(runs: pd.DataFrame, metrics: Sequence[str], by: Sequence[str], level: float = 0.95) -> pd.DataFrame:
+    """What repeats of the same settings say together: a row for each group and metric.
+
+    Args:
+        runs: as ``Query.runs``.
+        metrics: columns; a run without a value does not count for that metric.
+        by: columns whose equal values make a group.
+        level: coverage of the intervals.
+
+    Returns:
+        The columns of ``by``, then metric, runs, mean, deviation (NaN for one run), low and high (Student's t),
+        boot_low and boot_high (percentile bootstrap), and run_ids with spaces between them.
+    """
+    rows = []
+    for key, own in _groups(runs, by):
+        for metric in metrics:
+            known = own[own[metric].notna()] if metric in own else own.iloc[:0]
+            if len(known):
+                values = known[metric].to_numpy(float)
+                rows.append((*key, metric, *_spread(values, level), " ".join(known["run_id"])))
+    names = ["metric", "runs", "mean", "deviation", "low", "high", "boot_low", "boot_high", "run_ids"]
+    return pd.DataFrame(rows, columns=[*by, *names])
+
+
+def _spread(values: np.ndarray, level: float) -> tuple[float, ...]:
+    found, boot = t_interval(values, level), bootstrap_mean(values, level=level)
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    ends = [float(one) for one in (found.low, found.high, boot.low, boot.high)]
+    return len(values), float(found.value), deviation, *ends
+
+
+def paired_differences(
+    runs: pd.DataFrame, metric: str, by: str, against: str, pair: str = "cfg.seed", level: float = 0.95
+) -> pd.DataFrame:
+    """How each group differs from one of them, over the seeds that both have.
+
+    Args:
+        runs: as ``Query.runs``.
+        metric: column of the values.
+        by: column of group names.
+        against: the group that the others are compared with.
+        pair: column that makes two runs a pair; of several runs of a group with one value the mean counts.
+        level: coverage of the interval.
+
+    Returns:
+        Columns group, pairs, difference, low, high (Student's t), p (paired t test), p_holm (corrected for all groups).
+    """
+    wide = runs.dropna(subset=[metric]).pivot_table(index=pair, columns=by, values=metric, aggfunc="mean")
+    rows = []
+    for name in wide.columns if against in wide else ():
+        difference = (wide[name] - wide[against]).dropna().to_numpy(float)
+        if name != against and len(difference):
+            found = t_interval(difference, level)
+            ends = float(found.value), float(found.low), float(found.high)
+            rows.append((name, len(difference), *ends, paired_t(difference)))
+    table = pd.DataFrame(rows, columns=["group", "pairs", "difference", "low", "high", "p"])
+    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+
+
+def _groups(runs: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """As ``grouped``, for any number of keys, in order of first appearance; missing values are a value, too."""
+    if not by:
+        yield (), runs
+        return
+    for key, own in runs.groupby(list(by), sort=False, dropna=False):
+        yield (key if isinstance(key, tuple) else (key,)), own

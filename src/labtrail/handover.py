@@ -71,3 +71,13 @@ def describe_given(text: str) -> None:
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id:
         store.connect().set_tag(run_id, contract.NOTE, text)
+
+
+def experiment_notes(experiment_id: str) -> str:
+    """What stands on the page of an experiment."""
+    return store.connect().get_experiment(experiment_id).tags.get(contract.NOTE, "")
+
+
+def note_experiment(experiment_id: str, text: str) -> None:
+    """Puts text on the page of an experiment."""
+    store.connect().set_experiment_tag(experiment_id, contract.NOTE, text)

@@ -2,8 +2,11 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
+
+# The comparison page asks the server for every run by itself.
+_MOST_COMPARED = 60
 
 
 def experiment_chart(base: str, experiment_id: str) -> str:
@@ -17,9 +20,33 @@ def compare(base: str, experiment_ids: Sequence[str], run_ids: Sequence[str]) ->
     return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}"
 
 
+def these_runs(base: str, runs: Mapping[str, str]) -> str:
+    """Exactly these runs: the comparison, or charts of a filtered list where there are too many to compare.
+
+    Args:
+        base: address of the UI.
+        runs: run id -> id of its experiment.
+    """
+    experiments = list(dict.fromkeys(runs.values()))
+    if len(runs) <= _MOST_COMPARED or len(experiments) > 1:
+        return compare(base, experiments, list(runs))
+    condition = f"attributes.run_id IN ({', '.join(repr(one) for one in runs)})"
+    return filtered(base, experiments[0], condition)
+
+
+def filtered(base: str, experiment_id: str, condition: str) -> str:
+    """The runs of an experiment that meet an MLflow filter, as charts."""
+    return f"{experiment_chart(base, experiment_id)}&searchFilter={quote(condition)}"
+
+
 def run(base: str, experiment_id: str, run_id: str) -> str:
     """The page of one run."""
     return f"{base}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def artifact(base: str, experiment_id: str, run_id: str, path: str) -> str:
+    """A file among the artifacts of a run."""
+    return f"{run(base, experiment_id, run_id)}/artifacts/{quote(path)}"
 
 
 def base() -> str:

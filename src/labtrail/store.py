@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import uuid
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from labtrail.files import write_atomically
 T = TypeVar("T")
 
 _SQLITE = "sqlite:///"
+_OTHER_SCHEMA = re.compile(r"found version (\w+), but expected (\w+)")
 
 
 def working_folder() -> Path:
@@ -76,19 +78,45 @@ def client_of(uri: str) -> MlflowClient:
     if uri.startswith(_SQLITE) and not path.is_file():
         raise ClaimError(f"{uri}: there is no file {path}")
     try:
-        client = MlflowClient(uri)
+        client = _opened(uri)
         client.search_experiments(max_results=1)
+    except ClaimError:
+        raise
     except Exception as error:
         raise ClaimError(f"{uri}: the store cannot be opened: {str(error).splitlines()[0]}") from error
     return client
 
 
+def created(uri: str) -> MlflowClient:
+    """A client of a new store at an address of its own."""
+    _quieten()
+    client = _opened(absolute(uri))
+    client.search_experiments(max_results=1)
+    return client
+
+
 def connect() -> MlflowClient:
-    """A client of the store; processes started from here on find the same one."""
+    """A client of the store; processes started from here on find the same one.
+
+    Raises:
+        ClaimError: its database is of another version of MLflow.
+    """
     _quieten()
     uri = tracking_uri()
     os.environ["MLFLOW_TRACKING_URI"] = uri
-    return MlflowClient(uri)
+    return _opened(uri)
+
+
+def _opened(uri: str) -> MlflowClient:
+    try:
+        return MlflowClient(uri)
+    except MlflowException as error:
+        if (found := _OTHER_SCHEMA.search(str(error))) is None:
+            raise
+        raise ClaimError(
+            f"{uri}: the database is of another version of MLflow (schema {found[1]}, this one has {found[2]}); "
+            f"install that version, or, if it is an older one, copy the database and run: mlflow db upgrade {uri}"
+        ) from error
 
 
 def _quieten() -> None:
@@ -170,16 +198,17 @@ def experiment_named(client: MlflowClient, name: str, artifacts: str = "") -> st
 
 def all_experiments(client: MlflowClient) -> list[Experiment]:
     """Every active experiment."""
-    return _all_pages(client.search_experiments)
+    return all_pages(client.search_experiments)
 
 
 def search(client: MlflowClient, condition: str, order_by: list[str] | None = None) -> list[MlflowRun]:
     """Every active run of every active experiment that meets an MLflow filter; pages past 1,000."""
     experiments = [one.experiment_id for one in all_experiments(client)]
-    return _all_pages(client.search_runs, experiment_ids=experiments, filter_string=condition, order_by=order_by)
+    return all_pages(client.search_runs, experiment_ids=experiments, filter_string=condition, order_by=order_by)
 
 
-def _all_pages(method: Callable[..., PagedList[T]], **arguments: Any) -> list[T]:
+def all_pages(method: Callable[..., PagedList[T]], **arguments: Any) -> list[T]:
+    """Everything that a call of MLflow finds, of which it gives a page at a time."""
     page = method(**arguments)
     items = list(page)
     while page.token:
@@ -188,13 +217,13 @@ def _all_pages(method: Callable[..., PagedList[T]], **arguments: Any) -> list[T]
     return items
 
 
-def has_run(client: MlflowClient, run_id: str) -> bool:
-    """Whether there is such a run, deleted ones included."""
+def has_run(client: MlflowClient, run_id: str, *, deleted: bool = True) -> bool:
+    """Whether there is such a run; deleted ones count unless told otherwise."""
     try:
-        client.get_run(run_id)
+        run = client.get_run(run_id)
     except MlflowException:
         return False
-    return True
+    return deleted or run.info.lifecycle_stage == "active"
 
 
 # Table and column of every place in which the store keeps an artifact's address.
@@ -204,7 +233,7 @@ _ADDRESSES = (
 )  # fmt: skip
 
 
-def relocate(old: Path, new: Path) -> dict[str, int]:
+def relocate(old: Path, new: Path, uri: str = "") -> dict[str, int]:
     """Rewrites the addresses of artifacts after their folder was moved; all of them or none.
 
     MLflow keeps absolute addresses, and has no call that changes them: this one goes to the database itself.
@@ -212,6 +241,7 @@ def relocate(old: Path, new: Path) -> dict[str, int]:
     Args:
         old: folder as it was called.
         new: as it is called now.
+        uri: of another store than the current one.
 
     Returns:
         "table.column" -> number of addresses that were changed.
@@ -221,10 +251,10 @@ def relocate(old: Path, new: Path) -> dict[str, int]:
     """
     if not new.is_dir():
         raise ClaimError(f"{new}: no such folder; name the one that the artifacts lie in now")
-    uri = tracking_uri()
+    uri = uri or tracking_uri()
     if uri.startswith(("http://", "https://")):
         raise ClaimError(f"{uri}: a server keeps no folders of ours; run this where its database is")
-    connect()
+    _opened(uri)
     engine = create_engine(uri)
     changed = {}
     with engine.begin() as connection:

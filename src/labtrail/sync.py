@@ -7,7 +7,7 @@ the new run.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,8 +40,14 @@ class Counts(NamedTuple):
     open: int
 
 
-def sync(source: MlflowClient, target: MlflowClient) -> Counts:
+def sync(source: MlflowClient, target: MlflowClient, only: Collection[str] | None = None) -> Counts:
     """Copies every run that has ended, with its history, data sets and artifacts.
+
+    A run that is itself a copy is known by the id it first had, so that a run which comes home is found there.
+
+    Args:
+        source, target: stores.
+        only: ids of the runs in the source; None: all.
 
     Raises:
         LabtrailError: source and target are the same store.
@@ -49,42 +55,60 @@ def sync(source: MlflowClient, target: MlflowClient) -> Counts:
     if store.absolute(source.tracking_uri) == store.absolute(target.tracking_uri):
         raise LabtrailError(f"{source.tracking_uri}: source and target are the same store")
     experiments = {one.experiment_id: one for one in store.all_experiments(source)}
-    runs = sorted(store.search(source, ""), key=lambda run: (run.info.start_time or 0, run.info.run_id))
+    found = [run for run in store.search(source, "") if only is None or run.info.run_id in only]
+    runs = sorted(found, key=lambda run: (run.info.start_time or 0, run.info.run_id))
     # One that is continued keeps the time of its earlier end.
     ended = [run for run in runs if run.info.status not in ("RUNNING", "SCHEDULED")]
     known = {
         run.data.tags[contract.SOURCE_RUN]: run for run in store.search(target, f"tags.`{contract.SOURCE_RUN}` != ''")
     }
-    copied = 0
-    ids = {source_id: run.info.run_id for source_id, run in known.items()}
-    for run in tqdm(ended, desc="sync", unit="run", disable=None):
-        digest = _digest(run)
-        earlier = known.get(run.info.run_id)
-        if earlier is not None and earlier.data.tags.get(contract.SYNCED) == digest:
-            continue
-        ids[run.info.run_id] = _copy(run, experiments[run.info.experiment_id], earlier, ids, source, target, digest)
-        copied += 1
-    return Counts(copied, len(ended) - copied, len(runs) - len(ended))
+    ids: dict[str, str] = {}
+    for run in runs:
+        if (there := known.get(_origin(run))) is not None:
+            ids[run.info.run_id] = there.info.run_id
+        elif store.has_run(target, _origin(run), deleted=False):
+            ids[run.info.run_id] = _origin(run)
+    due = [
+        run for run in ended
+        if ids.get(run.info.run_id) != _origin(run) and not _is_copy(known.get(_origin(run)), _digest(run))
+    ]  # fmt: skip
+    # All are opened before any is filled, so that their ids are known where one names another.
+    for run in due:
+        if run.info.run_id not in ids:
+            ids[run.info.run_id] = _open(run, experiments[run.info.experiment_id], target)
+    for run in tqdm(due, desc="sync", unit="run", disable=None):
+        _fill(run, known.get(_origin(run)), ids, source, target)
+    return Counts(len(due), len(ended) - len(due), len(runs) - len(ended))
+
+
+def _origin(run: MlflowRun) -> str:
+    """The id that a run had where it was made."""
+    return run.data.tags.get(contract.SOURCE_RUN, run.info.run_id)
+
+
+def _is_copy(earlier: MlflowRun | None, digest: str) -> bool:
+    return earlier is not None and earlier.data.tags.get(contract.SYNCED) == digest
 
 
 def _digest(run: MlflowRun) -> str:
     """Changes with everything that a run that is continued changes."""
-    return fingerprint(run.info.end_time, run.info.status, run.data.metrics, run.data.params, run.data.tags)
+    tags = {name: value for name, value in run.data.tags.items() if name not in (contract.SOURCE_RUN, contract.SYNCED)}
+    return fingerprint(run.info.end_time, run.info.status, run.data.metrics, run.data.params, tags)
 
 
-def _copy(
-    run: MlflowRun, experiment: Experiment, there: MlflowRun | None, ids: Mapping[str, str], source: MlflowClient,
-    target: MlflowClient, digest: str,
-) -> str:  # fmt: skip
-    """Copies one run; the tag that calls it whole is written last."""
+def _open(run: MlflowRun, experiment: Experiment, target: MlflowClient) -> str:
+    experiment_id = store.experiment_named(target, experiment.name)
+    tags = {contract.SOURCE_RUN: _origin(run)}
+    opened = target.create_run(experiment_id, run.info.start_time, tags=tags, run_name=run.info.run_name)
+    return opened.info.run_id
+
+
+def _fill(
+    run: MlflowRun, there: MlflowRun | None, ids: Mapping[str, str], source: MlflowClient, target: MlflowClient
+) -> None:
+    """Copies what one run has; the tag that calls it whole is written last."""
     source_id = run.info.run_id
-    if there is None:
-        experiment_id = store.experiment_named(target, experiment.name)
-        tags = {contract.SOURCE_RUN: source_id}
-        opened = target.create_run(experiment_id, run.info.start_time, tags=tags, run_name=run.info.run_name)
-        run_id = opened.info.run_id
-    else:
-        run_id = there.info.run_id
+    run_id = ids[source_id]
     for start in range(0, len(run.data.params), _PER_CALL_SMALL):
         part = list(run.data.params.items())[start : start + _PER_CALL_SMALL]
         target.log_batch(run_id, params=[Param(key, value) for key, value in part])
@@ -93,7 +117,8 @@ def _copy(
     if isinstance(run.inputs, RunInputs) and run.inputs.dataset_inputs:
         target.log_inputs(run_id, run.inputs.dataset_inputs)
     _copy_artifacts(source_id, run_id, source, target)
-    tags = {key: _renamed(value, ids) if key in _NAMING else value for key, value in run.data.tags.items()}
+    own = {key: value for key, value in run.data.tags.items() if key not in (contract.SOURCE_RUN, contract.SYNCED)}
+    tags = {key: _renamed(value, ids) if key in _NAMING else value for key, value in own.items()}
     for start in range(0, len(tags), _PER_CALL_SMALL):
         part = list(tags.items())[start : start + _PER_CALL_SMALL]
         target.log_batch(run_id, tags=[RunTag(key, value) for key, value in part])
@@ -101,8 +126,7 @@ def _copy(
     for name in (there.data.tags.keys() - kept) if there is not None else ():
         target.delete_tag(run_id, name)
     target.set_terminated(run_id, run.info.status, run.info.end_time)
-    target.set_tag(run_id, contract.SYNCED, digest)
-    return run_id
+    target.set_tag(run_id, contract.SYNCED, _digest(run))
 
 
 def _renamed(value: str, ids: Mapping[str, str]) -> str:

@@ -24,7 +24,6 @@ from labtrail.scheduler import Job
 
 _log = logging.getLogger("labtrail")
 
-_STATUSES = ("FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED")
 _EPOCHS = "system/epoch_seconds"
 # One for all campaigns of a folder: two of them may share cells.
 _LOCK, _PATIENCE_S = "tick", 60.0
@@ -102,7 +101,7 @@ def job_name(campaign: Campaign, cell: Cell) -> str:
 
 def _runs(campaign: Campaign) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
     """(key -> row of its newest run, key -> id of its finished run)."""
-    rows = Query(campaign.task_name, statuses=_STATUSES).runs().to_dict("records")
+    rows = Query(campaign.task_name).ended(*contract.ANY_END).with_archived().runs().to_dict("records")
     keyed = [row for row in rows if isinstance(row.get(contract.KEY), str)]
     finished = {row[contract.KEY]: str(row["run_id"]) for row in keyed if row["status"] == "FINISHED"}
     return {row[contract.KEY]: row for row in keyed}, finished
@@ -142,8 +141,8 @@ def _counts(run: Mapping[str, Any]) -> tuple[int, int]:
 
 def _epochs(run_id: str) -> int:
     """Epochs that a run has logged."""
-    steps = Query(run_ids=[run_id], statuses=_STATUSES).history([_EPOCHS])["step"]
-    return int(steps.max()) + 1 if len(steps) else 0
+    query = Query().only([run_id]).ended(*contract.ANY_END)
+    return int(query.history([_EPOCHS])["step"].max()) + 1 if _EPOCHS in query.metrics() else 0
 
 
 def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch: Batch, *, first: bool) -> None:

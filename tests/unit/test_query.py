@@ -9,7 +9,8 @@ from mlflow.entities import Metric, Param, RunTag
 
 from labtrail import contract, store
 from labtrail.errors import QueryError
-from labtrail.query import Query, artifact, artifact_names, find_run
+from labtrail.lookup import artifact, artifact_names, find_run
+from labtrail.query import Query
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +54,22 @@ def test_finished_runs_wherever_they_are(client: MlflowClient) -> None:
 
 
 def test_filters(client: MlflowClient) -> None:
-    assert Query("toy", config={"seed": 1}, client=client).runs()["name"].tolist() == ["toy-s1"]
-    assert Query("toy", campaign="even", client=client).runs()["cfg.seed"].tolist() == ["0", "2"]
-    assert Query("toy", statuses=["FAILED"], client=client).runs()["cfg.seed"].tolist() == ["4"]
+    assert Query("toy", client=client).configured({"seed": 1}).runs()["name"].tolist() == ["toy-s1"]
+    assert Query("toy", client=client).campaign("even").runs()["cfg.seed"].tolist() == ["0", "2"]
+    assert Query("toy", client=client).ended("FAILED").runs()["cfg.seed"].tolist() == ["4"]
     assert Query("absent", client=client).runs().empty
-    run_id = Query("toy", config={"seed": 1}, client=client).runs()["run_id"].item()
-    assert Query(run_ids=[run_id], client=client).runs()["run_id"].tolist() == [run_id]
+    run_id = Query("toy", client=client).configured({"seed": 1}).runs()["run_id"].item()
+    assert Query(client=client).only([run_id]).runs()["run_id"].tolist() == [run_id]
 
 
 def test_history_keeps_the_last_value_of_a_step(client: MlflowClient) -> None:
-    history = Query("toy", config={"seed": 0}, client=client).history()
+    history = Query("toy", client=client).configured({"seed": 0}).history()
     assert history["step"].tolist() == [0, 1, 2, 3]
     assert history["value"].tolist() == [1.0, 0.5, 9.0, 0.25]
     assert set(history["metric"]) == {"train/loss"}
     assert Query("toy", client=client).history(["train/loss"])["run_id"].nunique() == 4
-    assert Query("toy", client=client).history(["absent"]).empty
+    with pytest.raises(QueryError, match="metric 'train/los': no run has it; near ones: train/loss"):
+        Query("toy", client=client).history(["train/los"])
 
 
 def test_pages_past_a_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +79,7 @@ def test_pages_past_a_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     client = store.connect()
     for _ in range(1010):
         client.create_run(experiment, tags={contract.TASK: "many"})
-    assert len(Query("many", statuses=["RUNNING"], client=client).runs()) == 1010
+    assert len(Query("many", client=client).ended("RUNNING").runs()) == 1010
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_run_of_mlflow_becomes_ours_or_a_pointer(
     assert tags[contract.SAME_AS] == first
     assert contract.KEY not in tags
     client.set_terminated(second)
-    found = Query("toy", tags={contract.KEY: "mlflow"}, client=client).runs()
+    found = Query("toy", client=client).tagged({contract.KEY: "mlflow"}).runs()
     assert found["run_id"].tolist() == [first]
 
 
@@ -236,7 +236,7 @@ def test_finished_run_that_its_parent_calls_failed_still_is(client: MlflowClient
     free(own)
     client.set_terminated(run.run_id, "FAILED")
     assert claim_here(client, identity("slandered"), experiment, again=False) == Claim("finished", run.run_id)
-    assert Query("toy", tags={contract.KEY: "slandered"}, client=client).runs()["status"].tolist() == ["FINISHED"]
+    assert Query("toy", client=client).tagged({contract.KEY: "slandered"}).runs()["status"].tolist() == ["FINISHED"]
 
 
 def test_stop_before_the_start_closes_the_given_run(
@@ -318,7 +318,7 @@ def test_work_that_was_begun_elsewhere_while_a_job_waited_goes_on_there(
     assert (done.state, done.run_id) == ("finished", first.run_id)
     assert client.get_run(run_id).data.tags[contract.SAME_AS] == first.run_id
     assert Query("toy").runs()["run_id"].tolist().count(first.run_id) == 1
-    assert run_id not in Query("toy", statuses=("FINISHED", "KILLED", "SCHEDULED")).runs()["run_id"].tolist()
+    assert run_id not in Query("toy").ended("FINISHED", "KILLED", "SCHEDULED").runs()["run_id"].tolist()
 
 
 def test_of_two_reserved_runs_each_job_begins_its_own(

@@ -10,7 +10,8 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from labtrail import contract, store
 from labtrail.errors import LabtrailError
 from labtrail.files import sha256_of
-from labtrail.query import Query, find_run
+from labtrail.lookup import find_run
+from labtrail.query import Query
 from labtrail.sync import sync
 
 RUNS = 10

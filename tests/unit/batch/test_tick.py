@@ -98,7 +98,7 @@ def states(**values: object) -> list[str]:
 
 
 def runs():
-    return Query("distill", statuses=("FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED")).runs()
+    return Query("distill").ended(*contract.ANY_END).runs()
 
 
 def finish(run_id: str, status: Status = "FINISHED") -> None:

@@ -1,0 +1,24 @@
+"""What a report is about."""
+
+from pydantic import Field
+
+from labtrail.config import TaskConfig
+
+
+class ReportConfig(TaskConfig):
+    """Which runs are reported, and how they are grouped."""
+
+    campaign: str = ""
+    """runs of this campaign; empty: of any or none, and then task must be given"""
+    task: str = ""
+    """runs of this task; empty: of all tasks that the campaign has"""
+    metric: str = ""
+    """metric that ranks groups; empty: that of the test set which the runs name as their score"""
+    group: tuple[str, ...] = ()
+    """config keys whose equal values make a group; empty: all in which the runs differ, but for the seed"""
+    curves: tuple[str, ...] = ()
+    """metrics drawn over epochs; empty: the losses and the score"""
+    against: str = ""
+    """group that the others are compared with over paired seeds; empty: the best one"""
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+    """coverage of intervals"""

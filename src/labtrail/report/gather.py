@@ -1,0 +1,163 @@
+"""From the store to frames: the runs of a report, their groups, their curves and what did not finish."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from labtrail import contract, scores
+from labtrail.errors import QueryError
+from labtrail.frames import group_names, newest_of_each, over_seeds, varying
+from labtrail.query import Query, require
+from labtrail.report.config import ReportConfig
+from labtrail.scores import Direction
+
+_CURVES = ("train/loss", "validation/loss")
+_MOST_HEADLINES = 8
+_SEED = f"{contract.CONFIG_PREFIX}seed"
+
+
+class Gathered(NamedTuple):
+    """What a report tells of.
+
+    Attributes:
+        runs: finished runs, of repeats the newest; with a column ``group``.
+        unfinished: runs that failed, were killed, or have not ended.
+        left_out: words on what was found and is not shown.
+        ranking: the metric that ranks groups.
+        score: what makes an epoch of a run the best; None where runs name none.
+        keys: config keys that make the groups, without their prefix.
+        metrics: headline metrics, the ranking one first.
+        groups: a row per group and headline metric, as ``frames.over_seeds``; best group first.
+        curves: as ``Query.history``, with a column ``group``.
+    """
+
+    runs: pd.DataFrame
+    unfinished: pd.DataFrame
+    left_out: str
+    ranking: Direction
+    score: Direction | None
+    keys: Sequence[str]
+    metrics: Sequence[str]
+    groups: pd.DataFrame
+    curves: pd.DataFrame
+
+    @property
+    def names(self) -> list[str]:
+        """Groups, the best first."""
+        return list(dict.fromkeys(self.groups["group"]))
+
+
+def selected(config: ReportConfig) -> Query:
+    """The runs that a config means, however they ended.
+
+    Raises:
+        QueryError: it names neither a campaign nor a task, or there is no such run.
+    """
+    if not (config.campaign or config.task):
+        raise QueryError(f"which runs? name a campaign or a task; campaigns: {_campaigns()}")
+    query = Query(config.task or None).ended(*contract.ANY_END)
+    query = query.campaign(config.campaign) if config.campaign else query
+    if not query.found():
+        meant = " and ".join(f"{name} {value!r}" for name, value in _named(config).items())
+        raise QueryError(f"{meant}: no run has this; campaigns: {_campaigns()}")
+    return query
+
+
+def _named(config: ReportConfig) -> dict[str, str]:
+    wanted = {"campaign": config.campaign, "task": config.task}
+    return {name: value for name, value in wanted.items() if value}
+
+
+def _campaigns() -> str:
+    found = Query().ended(*contract.ANY_END).with_archived().found()
+    return ", ".join(sorted({run.tags[contract.CAMPAIGN] for run in found if contract.CAMPAIGN in run.tags})) or "none"
+
+
+def gather(config: ReportConfig) -> Gathered:
+    """Everything that a report shows.
+
+    Raises:
+        QueryError: no run has finished, or a metric, key or group that was named is not there.
+    """
+    query = selected(config)
+    everything = query.runs()
+    ended = everything["status"] == "FINISHED"
+    finished = newest_of_each(everything[ended]).reset_index(drop=True)
+    finished = finished[~finished[contract.TASK].isin(["campaign", "report"])].reset_index(drop=True)
+    if finished.empty:
+        counts = ", ".join(f"{count} {status.lower()}" for status, count in everything["status"].value_counts().items())
+        raise QueryError(f"none of {len(everything)} runs has finished ({counts}); a report needs one that has")
+    score = scores.told(finished.get(contract.SCORE, ()))
+    known = [name for name in query.metrics() if name in finished and finished[name].notna().any()]
+    ranking = _ranking(config, known, score)
+    keys = _keys(config, finished)
+    finished["group"] = group_names(finished.fillna(dict.fromkeys(keys, "")), keys).replace("", "all")
+    metrics = [ranking.metric, *(name for name in scores.headline(known, score) if name != ranking.metric)]
+    groups = _ranked(over_seeds(finished, metrics[:_MOST_HEADLINES], ["group"], config.level), ranking)
+    if config.against:
+        require("group", config.against, list(dict.fromkeys(groups["group"])))
+    return Gathered(
+        runs=finished,
+        unfinished=everything[~ended].reset_index(drop=True),
+        left_out=_left_out(query, int(ended.sum()) - len(finished)),
+        ranking=ranking,
+        score=score,
+        keys=[key.removeprefix(contract.CONFIG_PREFIX) for key in keys],
+        metrics=metrics[:_MOST_HEADLINES],
+        groups=groups,
+        curves=_curves(config, finished, known, score),
+    )
+
+
+def _ranking(config: ReportConfig, known: Sequence[str], score: Direction | None) -> Direction:
+    if config.metric:
+        require("metric", config.metric, known)
+        return scores.direction_of(config.metric, score)
+    found = scores.headline(known, score)
+    if not found:
+        raise QueryError("the runs have no metric to rank them by; name one with --metric")
+    return scores.direction_of(found[0].removeprefix(f"{contract.BEST_PREFIX}/"), score)._replace(metric=found[0])
+
+
+def _keys(config: ReportConfig, runs: pd.DataFrame) -> list[str]:
+    """Columns that make groups; ids of other runs differ with every seed, and tell nothing."""
+    if config.group:
+        prefix = contract.CONFIG_PREFIX
+        known = [str(name).removeprefix(prefix) for name in runs if str(name).startswith(prefix)]
+        for key in config.group:
+            require("config key", key, known)
+        return [f"{prefix}{key}" for key in config.group]
+    keys = [key for key in varying(runs, apart=[_SEED]) if not runs[key].map(_names_a_run).any()]
+    # Words before numbers: "logit, alpha=0.3".
+    return sorted(keys, key=lambda key: bool(pd.to_numeric(runs[key], errors="coerce").notna().all()))
+
+
+def _names_a_run(value: object) -> bool:
+    return isinstance(value, str) and contract.is_run_id(value)
+
+
+def _ranked(groups: pd.DataFrame, ranking: Direction) -> pd.DataFrame:
+    """The rows of the best group first; groups without the metric last."""
+    own = groups[groups["metric"] == ranking.metric].set_index("group")["mean"]
+    places = own.rank(ascending=not ranking.larger, method="first")
+    ordered = groups.assign(_place=groups["group"].map(places).fillna(len(places) + 1))
+    return ordered.sort_values("_place", kind="stable").drop(columns="_place").reset_index(drop=True)
+
+
+def _curves(config: ReportConfig, runs: pd.DataFrame, known: Sequence[str], score: Direction | None) -> pd.DataFrame:
+    wanted = list(config.curves)
+    if not wanted:
+        wanted = [name for name in [*_CURVES, *([score.metric] if score else [])] if name in known]
+    history = Query().only(list(runs["run_id"])).history(wanted)
+    history = history.assign(group=history["run_id"].map(runs.set_index("run_id")["group"]))
+    # One point is a result, and no curve.
+    steps = history.groupby("metric")["step"].transform("nunique")
+    return history[steps > 1].reset_index(drop=True)
+
+
+def _left_out(query: Query, repeats: int) -> str:
+    parts = [f"{count} {reason}" for reason, count in sorted(query.left_out.items())]
+    if repeats:
+        parts.append(f"{repeats} earlier repeats of the same work, or campaigns and reports themselves")
+    return ", ".join(parts)

@@ -1,0 +1,269 @@
+"""The figures of a report; legible with three runs and with three hundred, and without colour."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from labtrail.contract import CONFIG_PREFIX
+from labtrail.figures import COLOURS, heat_maps
+from labtrail.report.gather import Gathered
+from labtrail.statistics import t_interval
+
+_MOST_ROWS = 40
+_MOST_LINES = 6
+_MOST_PANELS = 3
+_MOST_CELLS = 30
+_LEAST_SWEPT = 3
+_MARKERS = "osD^vPX"
+_STYLES = ("-", "--", "-.", ":", "-", "--")
+_GREY = "0.75"
+
+
+class Picture:
+    """A figure with what has to be said of it.
+
+    Attributes:
+        name: of its file.
+        title, caption: words; the caption also says what is seen to those who cannot see it.
+        figure: the drawing.
+        run_ids: the runs behind it.
+    """
+
+    def __init__(self, name: str, title: str, caption: str, figure: Figure, run_ids: Sequence[str]) -> None:
+        self.name, self.title, self.caption, self.figure = name, title, caption, figure
+        self.run_ids = list(dict.fromkeys(run_ids))
+
+
+def pictures(found: Gathered) -> list[Picture]:
+    """All that the runs have something to draw for."""
+    made = [ranking(found), over_key(found), curves(found), heat(found), best_and_last(found), cost(found)]
+    return [one for one in made if one is not None]
+
+
+def ranking(found: Gathered) -> Picture:
+    """Groups with their intervals and their single runs, the best on top."""
+    metric = found.ranking.metric
+    names = found.names[:_MOST_ROWS]
+    table = found.groups[found.groups["metric"] == metric].set_index("group")
+    figure = Figure(figsize=(7.2, 0.28 * len(names) + 1.3), layout="constrained")
+    axis = figure.subplots()
+    for place, name in enumerate(names):
+        if name not in table.index:
+            continue
+        row = table.loc[name]
+        own = found.runs.loc[found.runs["group"] == name, metric]
+        axis.plot(own, np.full(len(own), place), "|", color="0.55", markersize=9)
+        if np.isfinite([row["low"], row["high"]]).all():
+            axis.plot([row["low"], row["high"]], [place, place], color=COLOURS[0], linewidth=2)
+        axis.plot(row["mean"], place, "o", color=COLOURS[0], markersize=5)
+    _rows(axis, names)
+    # A wild interval of two runs must not squeeze everything else.
+    values = found.runs.loc[found.runs["group"].isin(names), metric].dropna()
+    margin = max(0.25 * float(np.ptp(values)), 1e-9) if len(values) > 1 else None
+    if margin is not None:
+        axis.set_xlim(values.min() - margin, values.max() + margin)
+    axis.set_xlabel(metric)
+    more = f" The best {len(names)} of {len(found.names)} groups." if len(found.names) > len(names) else ""
+    best = f"{names[0]} is best with {table['mean'].iloc[0]:.4g}" if len(table) else ""
+    caption = f"Dots: means. Bars: t intervals over repeats. Ticks: single runs. {best} ({found.ranking.words}).{more}"
+    shown = found.runs[found.runs["group"].isin(names)]
+    return Picture("ranking", f"{metric} by group", caption, figure, shown["run_id"])
+
+
+def _rows(axis: Axes, names: Sequence[str]) -> None:
+    axis.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=8)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.grid(alpha=0.3, axis="x")
+
+
+def _short(name: str, longest: int = 60) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def over_key(found: Gathered) -> Picture | None:
+    """The ranking metric over the one number that was varied, a line for each combination of the rest."""
+    numbers = {key: _numbers(found.runs[f"{CONFIG_PREFIX}{key}"]) for key in found.keys}
+    swept = {key: values for key, values in numbers.items() if values is not None and values.nunique() >= _LEAST_SWEPT}
+    if not swept:
+        return None
+    key = max(swept, key=lambda name: swept[name].nunique())
+    others = [f"{CONFIG_PREFIX}{other}" for other in found.keys if other != key]
+    rest = found.runs[others].astype(str).agg(", ".join, axis=1) if others else pd.Series("all", found.runs.index)
+    frame = pd.DataFrame({"x": swept[key], "y": found.runs[found.ranking.metric], "line": rest}).dropna()
+    counts = frame.groupby("line")["x"].nunique()
+    lines = [name for name in counts.index if counts[name] > 1]
+    if not lines:
+        return None
+    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    axis = figure.subplots()
+    order = sorted(lines, key=lambda name: frame.loc[frame["line"] == name, "y"].mean(), reverse=found.ranking.larger)
+    for place, name in enumerate(order):
+        _line(axis, frame[frame["line"] == name], place, name)
+    axis.set(xlabel=key, ylabel=found.ranking.metric)
+    axis.grid(alpha=0.3)
+    if len(lines) > 1:
+        figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    caption = f"Means over repeats with t intervals, {len(lines)} lines over {key}."
+    if len(lines) > _MOST_LINES:
+        caption += f" The best {_MOST_LINES} in colour, the others grey."
+    return Picture("swept", f"{found.ranking.metric} over {key}", caption, figure,
+                   found.runs.loc[frame.index[frame["line"].isin(lines)], "run_id"])  # fmt: skip
+
+
+def _line(axis: Axes, own: pd.DataFrame, place: int, name: str) -> None:
+    groups = [(x, t_interval(part["y"].to_numpy(float))) for x, part in own.groupby("x")]
+    x = np.array([one for one, _ in groups], dtype=float)
+    value = np.array([float(one.value) for _, one in groups])
+    reach = np.nan_to_num([float(one.high - one.value) for _, one in groups])
+    if place >= _MOST_LINES:
+        axis.plot(x, value, color=_GREY, linewidth=0.8, zorder=1)
+        return
+    axis.errorbar(
+        x, value, reach, label=_short(name, 40), color=COLOURS[place], linestyle=_STYLES[place],
+        marker=_MARKERS[place], markersize=5, capsize=2, linewidth=1.2,
+    )  # fmt: skip
+
+
+def _numbers(values: pd.Series) -> pd.Series | None:
+    """The values of a swept quantity; None if one of them is no number, or they are switches."""
+    found = pd.to_numeric(values, errors="coerce")
+    return None if (found.isna() & values.notna()).any() else found
+
+
+def curves(found: Gathered) -> Picture | None:
+    """Means over repeats by epoch with the range of single runs, the best groups in colour."""
+    metrics = list(dict.fromkeys(found.curves["metric"]))[:_MOST_PANELS]
+    if not metrics:
+        return None
+    figure = Figure(figsize=(4.0 * len(metrics) + 0.4, 3.8), layout="constrained")
+    for axis, metric in zip(np.atleast_1d(figure.subplots(1, len(metrics))), metrics, strict=True):
+        own = found.curves[found.curves["metric"] == metric]
+        for place, name in reversed(list(enumerate(found.names))):
+            _curve(axis, own[own["group"] == name], place, name)
+        axis.set(xlabel="epoch", ylabel=metric)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    caption = "Means over repeats; shaded: from the lowest to the highest run."
+    if len(found.names) > _MOST_LINES:
+        caption += f" The best {_MOST_LINES} groups in colour, {len(found.names) - _MOST_LINES} others grey."
+    return Picture("curves", "Learning curves by group", caption, figure, found.curves["run_id"])
+
+
+def _curve(axis: Axes, own: pd.DataFrame, place: int, name: str) -> None:
+    if not len(own):
+        return
+    over = own.groupby("step")["value"].agg(["mean", "min", "max"])
+    if place >= _MOST_LINES:
+        axis.plot(over.index, over["mean"], color=_GREY, linewidth=0.6, zorder=1)
+        return
+    axis.plot(over.index, over["mean"], label=_short(name, 40), color=COLOURS[place], linestyle=_STYLES[place],
+              linewidth=1.3)  # fmt: skip
+    axis.fill_between(over.index, over["min"], over["max"], color=COLOURS[place], alpha=0.15, linewidth=0)
+
+
+def heat(found: Gathered) -> Picture | None:
+    """The ranking metric by the two keys with the most values, mean over everything else."""
+    sizes = {key: found.runs[f"{CONFIG_PREFIX}{key}"].nunique() for key in found.keys}
+    pair = sorted((key for key in sizes if sizes[key] <= _MOST_CELLS), key=lambda key: -sizes[key])[:2]
+    if len(pair) < 2:
+        return None
+    columns, rows = sorted(pair, key=lambda key: _numbers(found.runs[f"{CONFIG_PREFIX}{key}"]) is None)
+    table = found.runs.pivot_table(
+        index=f"{CONFIG_PREFIX}{rows}", columns=f"{CONFIG_PREFIX}{columns}", values=found.ranking.metric, aggfunc="mean"
+    )
+    # A sweep along one line is no table.
+    if table.notna().sum().sum() <= max(table.shape):
+        return None
+    table = table.loc[_sorted(table.index), _sorted(table.columns)]
+    figure = heat_maps(
+        {"": table.to_numpy(float)}, [str(one) for one in table.index], [str(one) for one in table.columns],
+        found.ranking.metric, f"{rows} (rows) by {columns} (columns)", digits=3, width=max(4.2, 0.5 * table.shape[1]),
+    )  # fmt: skip
+    caption = f"Means over repeats and all other settings ({found.ranking.words}); blank: no run."
+    shown = found.runs[found.runs[found.ranking.metric].notna()]
+    return Picture("heat", f"{found.ranking.metric} by {rows} and {columns}", caption, figure, shown["run_id"])
+
+
+def _sorted(values: pd.Index) -> list[str]:
+    numbers = _numbers(pd.Series(values))
+    return list(values) if numbers is None else [values[place] for place in np.argsort(numbers.to_numpy())]
+
+
+def best_and_last(found: Gathered) -> Picture | None:
+    """For each run, the score at its best and at its last epoch."""
+    table = best_last_table(found)
+    if table.empty:
+        return None
+    score = found.score
+    assert score is not None
+    figure = Figure(figsize=(4.8, 4.4), layout="constrained")
+    axis = figure.subplots()
+    ends = [table[["best", "last"]].min().min(), table[["best", "last"]].max().max()]
+    axis.plot(ends, ends, color="0.6", linewidth=1)
+    for place, name in reversed(list(enumerate(found.names))):
+        own = table[table["group"] == name]
+        colour, marker = (COLOURS[place], _MARKERS[place]) if place < _MOST_LINES else (_GREY, ".")
+        axis.plot(own["last"], own["best"], linestyle="", markersize=5, color=colour, marker=marker)
+    axis.set(xlabel=f"{score.metric}, last epoch", ylabel="best epoch")
+    axis.grid(alpha=0.3)
+    lost = (table["best"] - table["last"]).abs()
+    caption = (
+        "A point per run, marked as in the curves; on the line the last epoch is the best. Median loss from best to "
+        f"last {lost.median():.3g}, at most {lost.max():.3g}."
+    )
+    return Picture("best_and_last", "Best and last epoch", caption, figure, table["run_id"])
+
+
+def best_last_table(found: Gathered) -> pd.DataFrame:
+    """A row per run with curves of the score: run_id, group, best, best_epoch, last."""
+    if found.score is None:
+        return pd.DataFrame(columns=["run_id", "group", "best", "best_epoch", "last"])
+    own = found.curves[found.curves["metric"] == found.score.metric]
+    rows = []
+    for run_id, points in own.groupby("run_id", sort=False):
+        place = points["value"].idxmax() if found.score.larger else points["value"].idxmin()
+        best = points.loc[place]
+        last = points.loc[points["step"].idxmax(), "value"]
+        rows.append((run_id, best["group"], best["value"], int(best["step"]), last))
+    return pd.DataFrame(rows, columns=["run_id", "group", "best", "best_epoch", "last"])
+
+
+def cost(found: Gathered) -> Picture | None:
+    """How long the runs of each group took."""
+    minutes = wall_minutes(found.runs)
+    if not minutes.notna().any():
+        return None
+    names = found.names[:_MOST_ROWS]
+    figure = Figure(figsize=(7.2, 0.28 * len(names) + 1.3), layout="constrained")
+    axis = figure.subplots()
+    for place, name in enumerate(names):
+        own = minutes[found.runs["group"] == name].dropna()
+        axis.plot(own, np.full(len(own), place), "|", color="0.45", markersize=9)
+        if len(own):
+            axis.barh(place, own.mean(), color=COLOURS[5], height=0.6, zorder=0)
+    _rows(axis, names)
+    axis.set_xlabel("minutes from start to end")
+    axis.set_xlim(0)
+    caption = (
+        f"Bars: means; ticks: single runs. All finished runs together {minutes.sum() / 60:.3g} hours; a run that was "
+        "interrupted counts from its first start."
+    )
+    shown = found.runs[found.runs["group"].isin(names)]
+    return Picture("cost", "Wall time by group", caption, figure, shown["run_id"])
+
+
+def wall_minutes(runs: pd.DataFrame) -> pd.Series:
+    """Minutes from a run's first start to its end."""
+    spent = pd.to_datetime(runs["ended"], utc=True) - pd.to_datetime(runs["started"], utc=True)
+    return spent.dt.total_seconds() / 60
+
+
+def files_of(made: Sequence[Picture]) -> Mapping[str, Figure]:
+    """Name of an artifact -> figure."""
+    return {f"figures/{one.name}.png": one.figure for one in made}

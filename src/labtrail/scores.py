@@ -1,0 +1,61 @@
+"""Which way is up: what makes one run better than another, as told by the runs themselves or by a metric's name."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from labtrail import contract
+
+_SMALLER_IS_BETTER = (
+    "loss", "nll", "brier", "ece", "error", "perplexity", "bytes", "seconds", "time", "mib", "fraction", "distance",
+)  # fmt: skip
+
+
+class Direction(NamedTuple):
+    """A metric and whether more of it is better."""
+
+    metric: str
+    larger: bool
+
+    def best(self, values: Iterable[float]) -> float:
+        """The best of some values, at least one."""
+        return max(values) if self.larger else min(values)
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return "larger is better" if self.larger else "smaller is better"
+
+
+def told(tags: Iterable[object]) -> Direction | None:
+    """The score that runs name in their tag ``labtrail.score`` (``maximize validation/accuracy``), if they agree."""
+    found = {tag for tag in tags if isinstance(tag, str)}
+    if len(found) != 1:
+        return None
+    direction, _, metric = found.pop().partition(" ")
+    return Direction(metric, direction == "maximize")
+
+
+def direction_of(metric: str, score: Direction | None = None) -> Direction:
+    """A metric's direction: that of the score if it is the same quantity of another split, else by its name."""
+    quantity = metric.rpartition("/")[2]
+    if score is not None and quantity == score.metric.rpartition("/")[2]:
+        return Direction(metric, score.larger)
+    return Direction(metric, not any(word in quantity.replace("_", " ").split() for word in _SMALLER_IS_BETTER))
+
+
+def headline(known: Sequence[str], score: Direction | None) -> list[str]:
+    """The metrics that tell a run's result, the one that counts first.
+
+    Those of the test set; else the best of the score; else all that are neither of training nor of the machine.
+
+    Args:
+        known: names of the metrics that runs have.
+        score: as ``told``.
+    """
+    tests = [name for name in known if name.startswith("test/")]
+    quantity = score.metric.rpartition("/")[2] if score else "accuracy"
+    tests.sort(key=lambda name: (name != f"test/{quantity}", name))
+    best = f"{contract.BEST_PREFIX}/{score.metric}" if score else ""
+    found = tests + ([best] if best in known else [])
+    apart = ("train/", "system/", f"{contract.BEST_PREFIX}/epoch", "campaign/")
+    return found or [name for name in known if not name.startswith(apart)]
