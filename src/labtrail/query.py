@@ -141,13 +141,27 @@ class Query:
     def models(self) -> pd.DataFrame:
         """Versions of registered models that came of these runs: name, version, aliases, run_id, source."""
         ids = {run.run_id for run in self.found()}
-        versions = store.all_pages(self._client.search_model_versions)
+        versions = [one for one in store.all_pages(self._client.search_model_versions) if one.run_id in ids]
+        aliases = self._aliases() if versions else {}
         rows = [
-            (one.name, int(one.version), " ".join(sorted(one.aliases)), one.run_id, one.source)
+            (
+                one.name,
+                int(one.version),
+                " ".join(aliases.get((one.name, int(one.version)), ())),
+                one.run_id,
+                one.source,
+            )
             for one in versions
-            if one.run_id in ids
         ]
         return pd.DataFrame(sorted(rows), columns=["name", "version", "aliases", "run_id", "source"])
+
+    def _aliases(self) -> Mapping[tuple[str, int], Sequence[str]]:
+        """Name and version of a registered model -> its aliases; a search for versions does not tell them."""
+        found: dict[tuple[str, int], list[str]] = {}
+        for model in store.all_pages(self._client.search_registered_models):
+            for alias, version in sorted(model.aliases.items()):
+                found.setdefault((model.name, int(version)), []).append(alias)
+        return found
 
     def summary(self) -> str:
         """How many runs were found and left out, in one line."""
