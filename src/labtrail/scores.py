@@ -8,6 +8,7 @@ from labtrail import contract
 _SMALLER_IS_BETTER = (
     "loss", "nll", "brier", "ece", "error", "perplexity", "bytes", "seconds", "time", "mib", "fraction", "distance",
 )  # fmt: skip
+_ENDS_OF_INTERVALS = ("_low", "_high")
 
 
 class Direction(NamedTuple):
@@ -52,7 +53,7 @@ def headline(known: Sequence[str], score: Direction | None) -> list[str]:
         known: names of the metrics that runs have.
         score: as ``told``.
     """
-    tests = [name for name in known if name.startswith("test/")]
+    tests = [name for name in known if name.startswith("test/") and not name.endswith(_ENDS_OF_INTERVALS)]
     quantity = score.metric.rpartition("/")[2] if score else "accuracy"
     tests.sort(key=lambda name: (name != f"test/{quantity}", name))
     best = f"{contract.BEST_PREFIX}/{score.metric}" if score else ""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labtrail import links
+from labtrail import links, store
 from labtrail.errors import QueryError
 from labtrail.report.build import Report, build
 from labtrail.report.config import ReportConfig
@@ -127,6 +127,14 @@ def test_three_hundred_runs_stay_legible() -> None:
     assert "searchFilter=attributes.run_id" in made.html
 
 
+def test_what_differs_with_every_seed_makes_no_groups() -> None:
+    client = store.connect()
+    for number, run_id in enumerate(fill(methods=["logit"], alphas=[0.5], seeds=3, campaign="digests", failures=0)):
+        client.log_param(run_id, "cfg.teacher", f"{number:032x}")
+        client.log_param(run_id, "cfg.teacher_sha256", f"{number:064x}")
+    assert gather(ReportConfig(campaign="digests")).names == ["all"]
+
+
 def test_a_metric_that_shrinks_is_ranked_upwards() -> None:
     groups = gather(ReportConfig(campaign="round", metric="validation/loss")).groups
     assert groups[groups["metric"] == "validation/loss"]["mean"].is_monotonic_increasing
@@ -161,8 +169,6 @@ def test_what_cannot_be_reported_is_refused_in_one_line(values: dict, problem: s
 
 
 def test_runs_that_were_made_by_hand_or_died_at_birth_are_left_out(filled: dict[str, list[str]]) -> None:
-    from labtrail import store
-
     client = store.connect()
     client.create_run("1", tags={"labtrail.campaign": "few"})
     found = gather(ReportConfig(campaign="few"))

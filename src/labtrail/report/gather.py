@@ -1,5 +1,6 @@
 """From the store to frames: the runs of a report, their groups, their curves and what did not finish."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from labtrail.scores import Direction
 
 _CURVES = ("train/loss", "validation/loss")
 _MOST_HEADLINES = 8
+# The id of a run, or a digest.
+_IDENTITY = re.compile(r"[0-9a-f]{32,}")
 _SEED = f"{contract.CONFIG_PREFIX}seed"
 
 
@@ -121,20 +124,20 @@ def _ranking(config: ReportConfig, known: Sequence[str], score: Direction | None
 
 
 def _keys(config: ReportConfig, runs: pd.DataFrame) -> list[str]:
-    """Columns that make groups; ids of other runs differ with every seed, and tell nothing."""
+    """Columns that make groups; ids and digests of what a run reads differ with every seed, and tell nothing."""
     if config.group:
         prefix = contract.CONFIG_PREFIX
         known = [str(name).removeprefix(prefix) for name in runs if str(name).startswith(prefix)]
         for key in config.group:
             require("config key", key, known)
         return [f"{prefix}{key}" for key in config.group]
-    keys = [key for key in varying(runs, apart=[_SEED]) if not runs[key].map(_names_a_run).any()]
+    keys = [key for key in varying(runs, apart=[_SEED]) if not runs[key].map(_is_identity).any()]
     # Words before numbers: "logit, alpha=0.3".
     return sorted(keys, key=lambda key: bool(pd.to_numeric(runs[key], errors="coerce").notna().all()))
 
 
-def _names_a_run(value: object) -> bool:
-    return isinstance(value, str) and contract.is_run_id(value)
+def _is_identity(value: object) -> bool:
+    return isinstance(value, str) and _IDENTITY.fullmatch(value) is not None
 
 
 def _ranked(groups: pd.DataFrame, ranking: Direction) -> pd.DataFrame:
