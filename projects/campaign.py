@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from labtrail.checkpoint import Checkpoint
 from labtrail.cli import command_line
 from labtrail.config import load_config
-from labtrail.errors import ConfigError
+from labtrail.errors import ConfigError, LabtrailError
 from labtrail.files import sha256_of
 from labtrail.launch import require_one_process
 from labtrail.record import DataSource, Record
@@ -39,10 +39,11 @@ def _switch(name: str, text: str):
 @_switch("--status", "Print how many cells are done, running, dead or stuck, and stop.")
 @_switch("--cancel", "End all jobs of this campaign; the next call without it goes on.")
 @_switch("--retry", "Submit cells again that failed by themselves or were given up.")
+@_switch("--report", "Write the page of the round as it stands to reports/NAME.html after a tick.")
 @_switch("--again", "Look again at a campaign that has finished; finished cells stay as they are.")
 def main(
     path: Path, workers: int | None, backend: str, backend_config: Path | None, dry_run: bool, status: bool,
-    cancel: bool, retry: bool, again: bool,
+    cancel: bool, retry: bool, report: bool, again: bool,
 ) -> int:  # fmt: skip
     """Runs what a campaign is missing; safe to repeat, to kill and to start twice at once."""
     from labtrail import store
@@ -55,14 +56,17 @@ def main(
     known = task_named(config.task)
     cells_of(config, known.task)
     batch = batch_named(backend, backend_config)
-    if batch is None and (status or cancel or retry):
-        raise ConfigError(["--status, --cancel and --retry belong to a scheduler: name it with --backend"])
+    if batch is None and (status or cancel or retry or report):
+        raise ConfigError(["--status, --cancel, --retry and --report belong to a scheduler: name it with --backend"])
     if dry_run or batch is not None:
         store.initialise([known.task.experiment_name])
     if dry_run:
         return _dry_run(Campaign(config, known.task, program(known.module)), batch)
     if batch is not None:
-        return _on_scheduler(Campaign(config, known.task, program(known.module)), batch, status, cancel, retry)
+        ended = _on_scheduler(Campaign(config, known.task, program(known.module)), batch, status, cancel, retry)
+        if report:
+            _refresh_report(config.name)
+        return ended
 
     def run(config: CampaignConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
         require_one_process(accelerator, "campaign")
@@ -120,6 +124,18 @@ def _on_scheduler(campaign: "Campaign", batch: "Batch", status: bool, cancel: bo
         click.echo(line)
     describe_given(f"A look at campaign {campaign.name} on {batch.queue.name}: {_counted(campaign)}.")
     return int(any(cell.state in ("failed", "dead") for cell in campaign.cells))
+
+
+def _refresh_report(name: str) -> None:
+    """What can go wrong with a page must not stop the ticks of a round."""
+    from labtrail.report.build import refresh
+
+    try:
+        written = refresh(name, Path("reports"))
+    except LabtrailError as error:
+        click.echo(f"no report: {error}", err=True)
+        return
+    click.echo(f"report: {written or 'none yet, since no run has finished'}")
 
 
 def _links(campaign: "Campaign") -> dict[str, str]:

@@ -133,7 +133,7 @@ def _cron(switch: str, path: Path, backend: str, backend_config: Path | None, ev
         if key in os.environ
     }
     words = ["env", *(f"{key}={value}" for key, value in variables.items()), sys.executable, "-m", "labtrail.console"]
-    click.echo(cron.switch_on(name, [*words, "campaign", *options], str(Path.cwd()), str(log), every))
+    click.echo(cron.switch_on(name, [*words, "campaign", *options, "--report"], str(Path.cwd()), str(log), every))
     click.echo(f"log: {log}; the crontab is that of this machine ({socket.gethostname()})")
     return 0
 

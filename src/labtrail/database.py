@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
-import pandas as pd
 from sqlalchemy import Connection, Engine, bindparam, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from labtrail.selection import Found, Selection, oldest_first
+from labtrail.selection import Found, Points, Selection, joined, oldest_first, points_of, positions
 
 _log = logging.getLogger("labtrail")
 
@@ -26,6 +25,8 @@ _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql://", "postgresql+psycopg://")
 _PER_QUERY = 900
 _PATIENCE_S = 60
+# Few enough to stay in a processor's cache; more take twice as long.
+_AT_A_TIME = 2_000
 
 _RUNS = """
 SELECT r.run_uuid, r.name, r.status, r.experiment_id, r.start_time, r.end_time
@@ -53,27 +54,22 @@ class Database:
             for run_id, name, status, experiment, started, ended in rows
         )
 
-    def points(self, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-        """All points of some metrics of some runs; columns run_id, metric, step, timestamp, value; in any order."""
-        found: dict[str, list[Any]] = {name: [] for name in ("run_id", "metric", "step", "timestamp", "value")}
+    def points(self, run_ids: Sequence[str], metrics: Sequence[str]) -> Points:
+        """All points of some metrics of some runs, in any order."""
         statement = text(
             "SELECT run_uuid, key, step, timestamp, CASE WHEN is_nan THEN NULL ELSE value END FROM metrics"
             " WHERE run_uuid IN :ids AND key IN :keys"
         ).bindparams(bindparam("ids", expanding=True), bindparam("keys", expanding=True))
-        # One object for each name, not one for each point.
-        names = {name: name for name in [*run_ids, *metrics]}
+        runs, names = positions(run_ids), positions(metrics)
+        parts = []
         with self._reading() as connection:
             for ids in _parts(run_ids):
                 for keys in _parts(metrics):
-                    rows = connection.execute(statement, {"ids": ids, "keys": keys}).fetchall()
-                    if rows:
-                        run, key, step, timestamp, value = zip(*rows, strict=True)
-                        found["run_id"] += [names[one] for one in run]
-                        found["metric"] += [names[one] for one in key]
-                        found["step"] += step
-                        found["timestamp"] += timestamp
-                        found["value"] += value
-        return pd.DataFrame(found)
+                    # As the driver gives them: SQLAlchemy's rows take twice as long as reading them.
+                    cursor = connection.execute(statement, {"ids": ids, "keys": keys}).cursor
+                    while cursor is not None and (rows := cursor.fetchmany(_AT_A_TIME)):
+                        parts.append(points_of(rows, runs, names))
+        return joined(parts)
 
     @contextmanager
     def _reading(self) -> Generator[Connection]:

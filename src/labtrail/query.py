@@ -17,7 +17,7 @@ from labtrail import contract, store
 from labtrail.database import open_database
 from labtrail.errors import QueryError
 from labtrail.files import write_atomically
-from labtrail.selection import Found, Selection, frame_of, oldest_first, tidy
+from labtrail.selection import Found, Points, Selection, frame_of, joined, oldest_first, points_of, positions, tidy
 
 _POINTS = ("run_id", "metric", "step", "timestamp", "value")
 # From so many runs on, reading them one by one takes long enough to show how far it is.
@@ -231,21 +231,20 @@ def found_of(run: MlflowRun) -> Found:
     )  # fmt: skip
 
 
-def read_points(client: MlflowClient, runs: Sequence[Found], metrics: Sequence[str]) -> pd.DataFrame:
+def read_points(client: MlflowClient, runs: Sequence[Found], metrics: Sequence[str]) -> Points:
     """As ``Database.points``, by MLflow's public calls, one for each metric of each run; what has ended is kept."""
-    few = len(runs) < _MANY
-    bar = tqdm(runs, desc="history", unit="run", leave=False, disable=True if few else None)
-    parts = [_points_of(client, run, [name for name in metrics if name in run.metrics]) for run in bar]
-    kept = [part for part in parts if len(part)]
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(_POINTS))
+    places, names = positions([run.run_id for run in runs]), positions(metrics)
+    bar = tqdm(runs, desc="history", unit="run", leave=False, disable=True if len(runs) < _MANY else None)
+    return joined([points_of(_rows_of(client, run, metrics), places, names) for run in bar])
 
 
-def _points_of(client: MlflowClient, run: Found, metrics: Sequence[str]) -> pd.DataFrame:
+def _rows_of(client: MlflowClient, run: Found, metrics: Sequence[str]) -> list[Any]:
     """The points of one run; those of an ended one come from this folder's cache, where they were asked for before."""
     path = store.state_folder() / "cache" / "history" / f"{run.run_id}-{run.ended}.parquet"
     ended = run.status not in contract.OPEN and run.ended is not None
-    earlier = pd.read_parquet(path) if ended and path.exists() else pd.DataFrame(columns=list(_POINTS))
-    missing = [name for name in metrics if name not in set(earlier["metric"])]
+    known = pd.read_parquet(path) if ended and path.exists() else pd.DataFrame(columns=list(_POINTS))
+    wanted = {name for name in metrics if name in run.metrics}
+    missing = sorted(wanted - set(known["metric"]))
     if missing:
         fresh = pd.DataFrame(
             [
@@ -255,12 +254,12 @@ def _points_of(client: MlflowClient, run: Found, metrics: Sequence[str]) -> pd.D
             ],
             columns=list(_POINTS),
         )
-        earlier = pd.concat([earlier, fresh], ignore_index=True) if len(earlier) else fresh
+        known = pd.concat([known, fresh], ignore_index=True) if len(known) else fresh
         if ended:
             content = io.BytesIO()
-            earlier.to_parquet(content, index=False)
+            known.to_parquet(content, index=False)
             write_atomically(path, content.getvalue())
-    return earlier[earlier["metric"].isin(metrics)]
+    return list(known[known["metric"].isin(wanted)].itertuples(index=False, name=None))
 
 
 def _files(client: MlflowClient, run_id: str, folder: str) -> Iterator[tuple[str, int]]:

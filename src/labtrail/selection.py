@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from labtrail import contract
@@ -93,25 +94,68 @@ def frame_of(runs: Sequence[Found]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*fixed, *tags, *params, *metrics])))
 
 
-HISTORY = ("run_id", "metric", "step", "value")
+class Points(NamedTuple):
+    """Points of metrics, an entry of each array for each.
+
+    Attributes:
+        run, metric: int64, positions in the lists of runs and metrics that were asked for.
+        step, timestamp: int64.
+        value: float64.
+    """
+
+    run: np.ndarray
+    metric: np.ndarray
+    step: np.ndarray
+    timestamp: np.ndarray
+    value: np.ndarray
 
 
-def tidy(points: pd.DataFrame, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """One value for each step, in the order of runs, metrics and steps.
+def positions(names: Sequence[str]) -> dict[str, int]:
+    """Name -> its place in a list."""
+    return {name: place for place, name in enumerate(names)}
+
+
+def points_of(
+    rows: Sequence[tuple[str, str, int, int, float | None]], runs: Mapping[str, int], metrics: Mapping[str, int]
+) -> Points:
+    """Arrays from rows of run id, metric, step, timestamp and value (None is NaN); names by their positions."""
+    count = len(rows)
+    run, metric, step, timestamp, value = zip(*rows, strict=True) if rows else ((),) * 5
+    return Points(
+        np.fromiter((runs[one] for one in run), np.int64, count),
+        np.fromiter((metrics[one] for one in metric), np.int64, count),
+        np.array(step, np.int64),
+        np.array(timestamp, np.int64),
+        np.array(value, np.float64),
+    )
+
+
+def joined(parts: Sequence[Points]) -> Points:
+    """One after the other."""
+    return Points(*map(np.concatenate, zip(*parts, strict=True))) if parts else points_of([], {}, {})
+
+
+def tidy(points: Points, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """One value for each step, in the order of runs, metrics and steps: columns run_id, metric, step, value.
 
     Of several points of a step (a crash between log and save repeats one) the last is kept, the larger of two at once.
 
     Args:
-        points: columns run_id, metric, step, timestamp, value, in any order.
-        run_ids, metrics: what the points are of; their order is that of the result.
+        points: in any order.
+        run_ids, metrics: what their positions mean.
     """
-    codes = {name: position for position, name in enumerate(metrics)}
-    places = {run_id: position for position, run_id in enumerate(run_ids)}
-    ordered = points.assign(_run=points["run_id"].map(places), _metric=points["metric"].map(codes))
-    ordered = ordered.sort_values(["_run", "_metric", "step", "timestamp", "value"])
-    last = ordered.drop_duplicates(["_run", "_metric", "step"], keep="last")
-    kept = last[list(HISTORY)].reset_index(drop=True)
-    return kept.astype({"run_id": "str", "metric": "str", "step": "int64", "value": "float64"})
+    order = np.lexsort((points.value, points.timestamp, points.step, points.metric, points.run))
+    run, metric, step = points.run[order], points.metric[order], points.step[order]
+    last = np.ones(len(order), dtype=bool)
+    last[:-1] = (np.diff(run) != 0) | (np.diff(metric) != 0) | (np.diff(step) != 0)
+    return pd.DataFrame(
+        {
+            "run_id": pd.Series(list(run_ids), dtype="str").take(run[last]).array,
+            "metric": pd.Series(list(metrics), dtype="str").take(metric[last]).array,
+            "step": step[last],
+            "value": points.value[order][last],
+        }
+    )
 
 
 def _moment(milliseconds: int | None) -> datetime | None:

@@ -9,7 +9,7 @@ import platform
 
 import torch
 
-from tests.benchmark import attention, cluster, distill, pamap2, profiler, remat, spoter, tracking
+from tests.benchmark import attention, cluster, distill, pamap2, profiler, query, remat, spoter, tracking
 from tests.benchmark.timing import Row
 
 SUITES = {
@@ -21,6 +21,7 @@ SUITES = {
     "remat": remat.rows,
     "tracking": tracking.rows,
     "cluster": cluster.rows,
+    "query": query.rows,
 }
 # Takes most of an hour: only where it is named.
 LONG = {"remat-torch": remat.beside_torch}

@@ -68,6 +68,9 @@ def test_cron_and_a_hand_at_once(make: Make, tmp_path: Path) -> None:
     assert "2 cells" in log or "another tick" in log
     found.run_to_end()
     assert_whole(found)
+    assert subprocess.run(["/bin/sh", "-c", command], env={"HOME": str(tmp_path)}, cwd="/").returncode == 0
+    (page,) = (folder / "reports").glob("*.html")
+    assert f"{len(found.runs())} finished runs of distill" in page.read_text()
     off = found.workspace.run("labtrail", "campaign", "cron", "off", "--config", "round.yaml")
     assert off.stdout == "campaign round.yaml: off\n"
     assert (tmp_path / "lines").read_text() == ""

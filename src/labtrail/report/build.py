@@ -2,13 +2,16 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from labtrail import contract, links
+from labtrail.files import write_atomically
 from labtrail.frames import paired_differences, varying
+from labtrail.query import Query
 from labtrail.report.config import ReportConfig
 from labtrail.report.gather import Gathered, gather
 from labtrail.report.page import Cell, Column, Row, Section, Table, page
@@ -75,6 +78,15 @@ def build(config: ReportConfig) -> Report:
                  "report/groups": float(len(found.names)), "report/best_mean": float(best.iloc[0])},
         summary=_findings(found, differences, against),
     )  # fmt: skip
+
+
+def refresh(campaign: str, folder: Path) -> Path | None:
+    """Writes the page of a round as it stands to ``FOLDER/CAMPAIGN.html``; None while no run of it has finished."""
+    if not len(Query().campaign(campaign).found()):
+        return None
+    target = folder / f"{campaign}.html"
+    write_atomically(target, build(ReportConfig(campaign=campaign)).html.encode())
+    return target
 
 
 def _about(found: Gathered) -> str:

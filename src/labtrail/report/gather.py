@@ -14,7 +14,7 @@ from labtrail.report.config import ReportConfig
 from labtrail.scores import Direction
 
 _CURVES = ("train/loss", "validation/loss")
-_MOST_HEADLINES = 8
+_MOST_HEADLINES = 6
 # The id of a run, or a digest.
 _IDENTITY = re.compile(r"[0-9a-f]{32,}")
 _SEED = f"{contract.CONFIG_PREFIX}seed"

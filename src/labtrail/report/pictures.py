@@ -61,11 +61,7 @@ def ranking(found: Gathered) -> Picture:
             axis.plot([row["low"], row["high"]], [place, place], color=COLOURS[0], linewidth=2)
         axis.plot(row["mean"], place, "o", color=COLOURS[0], markersize=5)
     _rows(axis, names)
-    # A wild interval of two runs must not squeeze everything else.
-    values = found.runs.loc[found.runs["group"].isin(names), metric].dropna()
-    margin = max(0.25 * float(np.ptp(values)), 1e-9) if len(values) > 1 else None
-    if margin is not None:
-        axis.set_xlim(values.min() - margin, values.max() + margin)
+    axis.set_xlim(_reach(found.runs.loc[found.runs["group"].isin(names), metric]))
     axis.set_xlabel(metric)
     more = f" The best {len(names)} of {len(found.names)} groups." if len(found.names) > len(names) else ""
     best = f"{names[0]} is best with {table['mean'].iloc[0]:.4g}" if len(table) else ""
@@ -78,6 +74,15 @@ def _rows(axis: Axes, names: Sequence[str]) -> None:
     axis.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=8)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(alpha=0.3, axis="x")
+
+
+def _reach(values: pd.Series) -> tuple[float, float] | None:
+    """Ends of an axis by the single runs: a wild interval of two of them must not squeeze everything else."""
+    known = values.dropna()
+    if known.nunique() < 2:
+        return None
+    margin = 0.25 * float(np.ptp(known))
+    return float(known.min()) - margin, float(known.max()) + margin
 
 
 def _short(name: str, longest: int = 60) -> str:
@@ -104,6 +109,7 @@ def over_key(found: Gathered) -> Picture | None:
     for place, name in enumerate(order):
         _line(axis, frame[frame["line"] == name], place, name)
     axis.set(xlabel=key, ylabel=found.ranking.metric)
+    axis.set_ylim(_reach(frame.loc[frame["line"].isin(lines), "y"]))
     axis.grid(alpha=0.3)
     if len(lines) > 1:
         figure.legend(loc="outside right center", frameon=False, fontsize=8)
