@@ -119,13 +119,12 @@ class Query:
         Of several points of one step (a crash between log and save repeats one) the last is kept.
 
         Raises:
-            QueryError: there are runs, and none has such a metric; names near ones.
+            QueryError: the runs have metrics, and none has this one; names near ones.
         """
         found, known = self.found(), self.metrics()
         names = list(dict.fromkeys(known if metrics is None else metrics))
-        if found:
-            for name in names:
-                require("metric", name, known)
+        for name in names if known else ():
+            require("metric", name, known)
         database = open_database(self._client.tracking_uri) if found and names else None
         ids = [run.run_id for run in found]
         points = database.points(ids, names) if database else read_points(self._client, found, names)

@@ -294,7 +294,7 @@ def test_a_node_is_lost_and_comes_back(
     quick = PrivateSlurm(tmp_path_factory.mktemp("failing"), SlurmdTimeout="5")
     quick.start()
     try:
-        found = Round(workspace, quick, monkeypatch, epochs=150)
+        found = Round(workspace, quick, monkeypatch, epochs=300)
         found.tick()
         found.wait_for_epochs(2)
         alive = [one for one in quick.job_processes() if "projects.distill" in one.cmdline()]
