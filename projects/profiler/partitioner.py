@@ -21,7 +21,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from labtrail.example import Example
 from labtrail.stepgraph.assemble import Assembled, assemble
-from labtrail.stepgraph.compat import Calls, mode_of
+from labtrail.stepgraph.compat import Calls, draws, mode_of
 from labtrail.stepgraph.ir import Role
 from labtrail.stepgraph.liveness import liveness
 from labtrail.stepgraph.roofline import Machine, seconds_of
@@ -113,7 +113,8 @@ class Joint:
         forward, backward = self._partitioned(setting)
         assembled = _assembled(_together(forward, backward, self._outputs), forward)
         first = {node.name for node in forward.graph.nodes if node.op == "call_function"}
-        again = any(node.name in first and node.users and _draws(node) for node in backward.graph.nodes)
+        repeated = [node for node in backward.graph.nodes if node.name in first and node.users]
+        again = any(draws(node.target, node.args, node.kwargs) for node in repeated)
         times = seconds_of(assembled.graph, assembled.calls, assembled.fakes, machine)
         return Judged(setting, liveness(assembled.graph).peak, float(np.sum(times)), again)
 
@@ -163,18 +164,6 @@ def _inductors() -> dict[Any, Callable[..., Any]]:
 def _changes_something(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
-
-
-def _draws(node: fx.Node) -> bool:
-    """Whether an operator takes random numbers: attention only does where it drops something."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return False
-    target: Any = node.target
-    names = [argument.name for argument in target._schema.arguments]
-    if "dropout_p" not in names:
-        return True
-    place = names.index("dropout_p")
-    return bool(node.args[place] if place < len(node.args) else node.kwargs.get("dropout_p", 0.0))
 
 
 def _together(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) -> fx.Graph:

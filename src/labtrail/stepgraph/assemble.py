@@ -167,7 +167,7 @@ def _node(node: fx.Node, phase: Phase, parts: _Parts, roles: Sequence[Role]) -> 
         inputs=inputs,
         storages=own,
         writes=_writes(node, operator, parts) if operator else (),
-        random=operator is not None and torch.Tag.nondeterministic_seeded in operator.tags,
+        random=compat.draws(node.target, node.args, node.kwargs),
         batch_norm=operator in _BATCH_NORM,
         module=note.module,
         source=note.source,

@@ -7,7 +7,7 @@ import copy
 import gc
 import os
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NamedTuple
@@ -193,6 +193,17 @@ def sequence_number() -> int:
         node = torch._C._current_autograd_node()
         return -1 if node is None else node._sequence_nr()
     return torch.autograd._get_sequence_nr() - 1
+
+
+def draws(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call takes random numbers; attention does only where it drops something."""
+    if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
+        return False
+    names = [argument.name for argument in target._schema.arguments]
+    if "dropout_p" not in names:
+        return True
+    place = names.index("dropout_p")
+    return bool(args[place] if place < len(args) else kwargs.get("dropout_p", 0.0))
 
 
 def storage_key(tensor: Tensor) -> int:

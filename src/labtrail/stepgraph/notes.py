@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import Any, NamedTuple
 
-import torch
 from torch import fx, nn
 
 from labtrail.stepgraph import compat, failure
@@ -56,7 +55,7 @@ class Notes(compat.TorchDispatchMode):
         self._modules.pop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if compat.in_backward() and torch.Tag.nondeterministic_seeded in func.tags:
+        if compat.in_backward() and compat.draws(func, args, kwargs or {}):
             failure.refuse_repeated_randomness(sys._getframe(1))
         note = self._note()
         found = func(*args, **(kwargs or {}))

@@ -14,7 +14,7 @@ from labtrail.stepgraph.search import descend, trim
 from labtrail.stepgraph.simulate import Costs, Simulator
 
 # Activations that together are less than this share of the peak are kept: they cannot help.
-_SMALL = 1e-4
+_SMALL = 1e-5
 # Nodes that the program learns about at once, and how far apart.
 _LEARNT, _APART = 4, 10
 # Descents go down in steps, since what helps far above a target harms near it.

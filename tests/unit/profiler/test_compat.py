@@ -148,3 +148,13 @@ def test_bytes_share_the_memory() -> None:
 def test_leaves_are_the_tensors_of_nested_values() -> None:
     one, other = torch.zeros(1), torch.ones(1)
     assert compat.leaves({"b": [one, 3], "a": (other, None)}) == [one, other]
+
+
+def test_attention_draws_only_where_it_drops_something() -> None:
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    assert not compat.draws(attention, (1, 2, 3), {})
+    assert not compat.draws(attention, (1, 2, 3, 0.0), {})
+    assert compat.draws(attention, (1, 2, 3, 0.1), {})
+    assert compat.draws(attention, (1, 2, 3), {"dropout_p": 0.1})
+    assert compat.draws(torch.ops.aten.bernoulli.p, (1, 0.0), {})
+    assert not compat.draws(torch.ops.aten.add.Tensor, (1, 2), {})
