@@ -14,7 +14,9 @@ from labtrail.stepgraph.search import descend, trim
 from labtrail.stepgraph.simulate import Costs, Simulator
 
 # Activations that together are less than this share of the peak are kept: they cannot help.
-_SMALL = 1e-5
+_SMALL = 1e-6
+# Numbers by themselves are kept as well: a program in megabytes does not see them.
+_SCALAR_BYTES = 64
 # Nodes that the program learns about at once, and how far apart.
 _LEARNT, _APART = 4, 10
 # Descents go down in steps, since what helps far above a target harms near it.
@@ -81,8 +83,8 @@ class Planner:
         sizes = self._simulator.flow.sizes
         rising = sorted(self._simulator.able, key=lambda one: sizes[one])
         small = np.cumsum([sizes[one] for one in rising]) < _SMALL * self.peak_bytes
-        dropped = {one for one, too_small in zip(rising, small, strict=True) if too_small}
-        return [one for one in self._simulator.able if one not in dropped]
+        kept = {one for one, too_small in zip(rising, small, strict=True) if too_small or sizes[one] < _SCALAR_BYTES}
+        return [one for one in self._simulator.able if one not in kept]
 
     def _present(self, target_bytes: float, solver: str, bound_s: float = 0.0) -> Plan:
         now = self._simulator
