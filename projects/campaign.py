@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from labtrail.checkpoint import Checkpoint
 from labtrail.cli import command_line
 from labtrail.config import load_config
-from labtrail.errors import ConfigError, LabtrailError
+from labtrail.errors import ConfigError
 from labtrail.files import sha256_of
 from labtrail.launch import require_one_process
 from labtrail.record import DataSource, Record
@@ -132,8 +132,8 @@ def _refresh_report(name: str) -> None:
 
     try:
         written = refresh(name, Path("reports"))
-    except LabtrailError as error:
-        click.echo(f"no report: {error}", err=True)
+    except Exception as error:
+        click.echo(f"no report: {type(error).__name__}: {error}", err=True)
         return
     click.echo(f"report: {written or 'none yet, since no run has finished'}")
 

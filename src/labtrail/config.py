@@ -5,6 +5,7 @@ import hashlib
 import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -21,6 +22,12 @@ def listed(value: Any) -> Any:
     return [value] if isinstance(value, int | float) else value
 
 
+def written(value: Any) -> Any:
+    """A name that YAML takes for a number or a day, as it was written."""
+    return str(value) if isinstance(value, int | float | date) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(written)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(listed)]
 Words = Annotated[tuple[str, ...], BeforeValidator(listed)]
 

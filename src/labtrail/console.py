@@ -44,8 +44,12 @@ def ui(port: int, host: str) -> int:
 
     base = f"http://{host}:{port}"
     experiments = store.initialise(_experiments())
-    found = guide.places(base, experiments)
-    guide.write_notes(found, experiments)
+    try:
+        found = guide.places(base, experiments)
+        guide.write_notes(found, experiments)
+    except Exception as error:  # Without its links the UI is still wanted.
+        found = []
+        click.echo(f"no links: {type(error).__name__}: {error}", err=True)
     for one in found:
         click.echo(f"{one.experiment:10} {one.link}  {one.words}")
     _become_server(store.tracking_uri(), ["--host", host, "--port", str(port)])

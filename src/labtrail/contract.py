@@ -70,6 +70,8 @@ LATEST = "latest"
 ALL = "all"
 
 
+# Tasks whose runs are about other runs.
+ABOUT_RUNS = ("campaign", "study", "report", "tour")
 # Statuses of runs that have not ended, and all there are.
 OPEN = ("RUNNING", "SCHEDULED")
 ANY_END = ("FINISHED", "FAILED", "KILLED", *OPEN)

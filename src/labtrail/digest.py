@@ -20,10 +20,8 @@ from labtrail.report.page import Cell, Column, Row, Section, Table, page
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 _MOST_ROWS = 30
 _ENDS = ("FINISHED", "FAILED", "KILLED")
-# Where a config names its data; runs on other data are no progress.
-_DATA = ("cfg.data.name", "cfg.data.train", "cfg.data.folder", "cfg.model")
-# Whose runs are about other runs.
-_ABOUT_RUNS = ("campaign", "report", "tour")
+# Where a config names its data, or the model that it is about; runs on another are no progress.
+_SUBJECT = ("cfg.data.name", "cfg.data.train", "cfg.data.folder", "cfg.model")
 
 
 def moment_of(text: str, now: datetime) -> datetime:
@@ -56,7 +54,7 @@ def write_digest(since: datetime, now: datetime, folder: Path) -> tuple[str, lis
     runs = query.runs()
     for name in ("started", "ended"):
         runs[name] = pd.to_datetime(runs[name], utc=True)
-    sections = _sections(runs, since, _commits(since))
+    sections = _sections(runs, query.metrics(), since, _commits(since))
     about = _about(runs, since)
     text = markdown(title, about, sections)
     files = [folder / f"digest-{now:%Y-%m-%d}.md", folder / f"digest-{now:%Y-%m-%d}.html"]
@@ -65,11 +63,11 @@ def write_digest(since: datetime, now: datetime, folder: Path) -> tuple[str, lis
     return text, files
 
 
-def _sections(runs: pd.DataFrame, since: datetime, commits: Sequence[str]) -> list[Section]:
+def _sections(runs: pd.DataFrame, metrics: Sequence[str], since: datetime, commits: Sequence[str]) -> list[Section]:
     ended = runs[(runs["ended"] >= since) & runs["status"].isin(_ENDS)]
     made = [
         Section("Work", table=_work(runs, since)),
-        Section("Best so far", table=_best(runs, since)),
+        Section("Best so far", table=_best(runs, metrics, since)),
         Section("What did not finish", table=_failures(ended)),
         Section("New figures", table=_figures(ended)),
         Section("Changes to the code", commits or ["None, or this is no git checkout."]),
@@ -103,15 +101,15 @@ def _work(runs: pd.DataFrame, since: datetime) -> Table:
     return Table("", columns, rows)
 
 
-def _best(runs: pd.DataFrame, since: datetime) -> Table:
+def _best(runs: pd.DataFrame, metrics: Sequence[str], since: datetime) -> Table:
     """For each task and data set, the best finished run before and now."""
-    own = runs[(runs["status"] == "FINISHED") & ~runs[contract.TASK].isin(_ABOUT_RUNS)]
+    own = runs[(runs["status"] == "FINISHED") & ~runs[contract.TASK].isin(contract.ABOUT_RUNS)]
     own = own.assign(data=[_data(row) for row in own.to_dict("records")])
     rows = []
     for (task, data), part in grouped(own, [contract.TASK, "data"]):
-        known = [str(name) for name in part if part[name].notna().any()]
+        known = [name for name in metrics if part[name].notna().any()]
         score = scores.told(part.get(contract.SCORE, ()))
-        names = scores.headline([name for name in known if "/" in name], score)
+        names = scores.headline(known, score)
         if not names:
             continue
         metric = scores.direction_of(names[0], score)
@@ -136,7 +134,7 @@ def _best_row(task: str, data: str, metric: scores.Direction, best: pd.Series, b
 
 
 def _data(row: Mapping[Any, Any]) -> str:
-    named = [str(row[name]) for name in _DATA if isinstance(row.get(name), str) and row[name]]
+    named = [str(row[name]) for name in _SUBJECT if isinstance(row.get(name), str) and row[name]]
     return named[0] if named else ""
 
 

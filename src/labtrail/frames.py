@@ -27,18 +27,27 @@ def varying(runs: pd.DataFrame, apart: Sequence[str] = ("cfg.seed",)) -> list[st
 
 
 def newest_of_each(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of runs that did the same work (``--again``) only the newest: repeats are no further seeds."""
-    return runs.sort_values("started").drop_duplicates(contract.KEY, keep="last")
+    """Of runs that did the same work (``--again``) only the newest: repeats are no further seeds.
+
+    Runs without a key are different work each.
+    """
+    ordered = runs.sort_values("started")
+    keys = ordered[contract.KEY] if contract.KEY in ordered else pd.Series(pd.NA, ordered.index)
+    return ordered[~keys.duplicated(keep="last") | keys.isna()]
 
 
 def group_names(runs: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
     """A name for each run by its values of some config keys: ``late, width=32``; words stand without their key."""
     parts = {
-        key: [value if str(value).isidentifier() else f"{key.rpartition('.')[2]}={value}" for value in runs[key]]
-        for key in keys
+        key: [value if _is_word(value) else f"{key.rpartition('.')[2]}={value}" for value in runs[key]] for key in keys
     }
     rows = zip(*parts.values(), strict=True) if keys else [()] * len(runs)
     return pd.Series([", ".join(row) for row in rows], index=runs.index, dtype=object)
+
+
+def _is_word(value: object) -> bool:
+    """Whether a value tells by itself what it is; a switch does not."""
+    return str(value).isidentifier() and value not in ("True", "False", "None")
 
 
 def over_seeds(runs: pd.DataFrame, metrics: Sequence[str], by: Sequence[str], level: float = 0.95) -> pd.DataFrame:
@@ -88,7 +97,8 @@ def paired_differences(
     Returns:
         Columns group, pairs, difference, low, high (Student's t), p (paired t test), p_holm (corrected for all groups).
     """
-    wide = runs.dropna(subset=[metric]).pivot_table(index=pair, columns=by, values=metric, aggfunc="mean")
+    paired = runs.dropna(subset=[metric]) if pair in runs else runs.iloc[:0].assign(**{pair: pd.NA})
+    wide = paired.pivot_table(index=pair, columns=by, values=metric, aggfunc="mean")
     rows = []
     for name in wide.columns if against in wide else ():
         difference = (wide[name] - wide[against]).dropna().to_numpy(float)

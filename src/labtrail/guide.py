@@ -52,13 +52,13 @@ def places(base: str, experiments: dict[str, str]) -> list[Place]:
 def _newest(base: str, experiment_id: str, runs: pd.DataFrame) -> list[tuple[str, str]]:
     found = []
     if campaign := _last(runs, contract.CAMPAIGN):
-        condition = f"tags.`{contract.CAMPAIGN}` = '{campaign}'"
+        condition = f"tags.`{contract.CAMPAIGN}` = {links.quoted(campaign)}"
         found.append((f"campaign {campaign} as charts", links.filtered(base, experiment_id, condition)))
         if best := _best_of_groups(campaign):
             words = f"campaign {campaign}, the best run of each of its {len(best)} best groups"
             found.append((words, links.compare(base, [experiment_id], best)))
     if study := _last(runs, contract.STUDY):
-        condition = f"tags.`{contract.STUDY}` = '{study}'"
+        condition = f"tags.`{contract.STUDY}` = {links.quoted(study)}"
         found.append((f"trials of study {study}", links.filtered(base, experiment_id, condition)))
     return found
 

@@ -60,7 +60,7 @@ def give_up(run_id: str, reason: str) -> None:
     A run that has ended is left alone.
     """
     client = store.connect()
-    if client.get_run(run_id).info.status in ("RUNNING", "SCHEDULED"):
+    if client.get_run(run_id).info.status in contract.OPEN:
         client.set_tag(run_id, contract.STATUS_REASON, f"KILLED: {reason}"[:LONGEST_REASON])
         client.set_tag(run_id, contract.ENDED, "KILLED")
         client.set_terminated(run_id, "KILLED")

@@ -3,10 +3,25 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from labtrail.errors import QueryError
 
 # The comparison page asks the server for every run by itself.
 _MOST_COMPARED = 60
+
+
+def quoted(value: str) -> str:
+    """A string of MLflow's filter language, which has no escapes.
+
+    Raises:
+        QueryError: it has both kinds of quotes.
+    """
+    if "'" not in value:
+        return f"'{value}'"
+    if '"' not in value:
+        return f'"{value}"'
+    raise QueryError(f"{value!r}: a value with both kinds of quotes cannot be searched for on this store")
 
 
 def experiment_chart(base: str, experiment_id: str) -> str:
@@ -29,6 +44,7 @@ def these_runs(base: str, runs: Mapping[str, str]) -> str:
     """
     experiments = list(dict.fromkeys(runs.values()))
     if len(runs) <= _MOST_COMPARED or len(experiments) > 1:
+        # A list shows one experiment only.
         return compare(base, experiments, list(runs))
     condition = f"attributes.run_id IN ({', '.join(repr(one) for one in runs)})"
     return filtered(base, experiments[0], condition)
@@ -52,4 +68,10 @@ def artifact(base: str, experiment_id: str, run_id: str, path: str) -> str:
 def base() -> str:
     """Address of the UI: of the tracking server if there is one, else where ``labtrail ui`` starts it by default."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+    return without_secrets(uri).rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+
+
+def without_secrets(uri: str) -> str:
+    """An address without user and password, as it may be printed and published."""
+    parts = urlsplit(uri)
+    return uri if "@" not in parts.netloc else urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

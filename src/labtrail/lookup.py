@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
-from labtrail import contract, store
+from labtrail import contract, links, store
 from labtrail.errors import QueryError
 from labtrail.files import remove
 from labtrail.query import found_of
@@ -104,15 +104,16 @@ def model_version(uri: str, client: MlflowClient | None = None) -> tuple[str, st
 
 
 def _run_by_id(run_id: str, task: str, client: MlflowClient) -> MlflowRun:
-    try:
-        run = client.get_run(run_id)
-        if contract.SAME_AS in run.data.tags:
-            run = client.get_run(run.data.tags[contract.SAME_AS])
-    except MlflowException:
+    run = store.run_of(client, run_id)
+    if run is not None and contract.SAME_AS in run.data.tags:
+        run = store.run_of(client, run.data.tags[contract.SAME_AS])
+    if run is None:
         # One that was copied from another store is known there by the id it had.
         run = next(iter(store.search(client, f"tags.`{contract.SOURCE_RUN}` = '{run_id}'")), None)
     if run is None or run.info.lifecycle_stage != "active":
-        raise QueryError(f"run {run_id}: no such run in {store.tracking_uri()}{_known(task, client)}")
+        raise QueryError(
+            f"run {run_id}: no such run in {links.without_secrets(store.tracking_uri())}{_known(task, client)}"
+        )
     found = run.data.tags.get(contract.TASK, "none of labtrail")
     if found != task:
         raise QueryError(f"run {run_id}: of task {found}, expected {task}{_known(task, client)}")

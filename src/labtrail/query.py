@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
-from labtrail import contract, store
+from labtrail import contract, links, store
 from labtrail.database import open_database
 from labtrail.errors import QueryError
 from labtrail.files import write_atomically
@@ -99,7 +98,7 @@ class Query:
         places = {run.run_id: run for run in found}
         conditions = self.selection.tags or self.selection.params
         if not conditions and (missing := [one for one in wanted if one not in places]):
-            raise QueryError(f"run {missing[0]}: no such run in {self._client.tracking_uri}")
+            raise QueryError(f"run {missing[0]}: no such run in {links.without_secrets(self._client.tracking_uri)}")
         return [places[one] for one in wanted if one in places]
 
     def runs(self) -> pd.DataFrame:
@@ -119,11 +118,11 @@ class Query:
         Of several points of one step (a crash between log and save repeats one) the last is kept.
 
         Raises:
-            QueryError: the runs have metrics, and none has this one; names near ones.
+            QueryError: there are runs, and none has such a metric; names near ones.
         """
         found, known = self.found(), self.metrics()
         names = list(dict.fromkeys(known if metrics is None else metrics))
-        for name in names if known else ():
+        for name in names if found else ():
             require("metric", name, known)
         database = open_database(self._client.tracking_uri) if found and names else None
         ids = [run.run_id for run in found]
@@ -189,36 +188,16 @@ def require(what: str, name: str, known: Sequence[str]) -> None:
 def read_runs(client: MlflowClient, selection: Selection) -> list[Found]:
     """As ``Database.runs``, by MLflow's public calls."""
     if selection.run_ids is not None:
-        runs = [run for one in selection.run_ids if (run := _get(client, one)) is not None]
+        runs = [run for one in selection.run_ids if (run := store.run_of(client, one)) is not None]
         own = [found_of(run) for run in runs if run.info.lifecycle_stage == "active"]
         return oldest_first(run for run in own if _meets(run, selection))
-    conditions = [f"tags.`{name}` = {_quoted(value)}" for name, value in selection.tags.items()]
-    conditions += [f"params.`{name}` = {_quoted(value)}" for name, value in selection.params.items()]
+    conditions = [f"tags.`{name}` = {links.quoted(value)}" for name, value in selection.tags.items()]
+    conditions += [f"params.`{name}` = {links.quoted(value)}" for name, value in selection.params.items()]
     return oldest_first(map(found_of, store.search(client, " and ".join(conditions))))
-
-
-def _get(client: MlflowClient, run_id: str) -> MlflowRun | None:
-    try:
-        return client.get_run(run_id)
-    except MlflowException:
-        return None
 
 
 def _meets(run: Found, selection: Selection) -> bool:
     return selection.tags.items() <= run.tags.items() and selection.params.items() <= run.params.items()
-
-
-def _quoted(value: str) -> str:
-    """A string of MLflow's filter language, which has no escapes.
-
-    Raises:
-        QueryError: it has both kinds of quotes.
-    """
-    if "'" not in value:
-        return f"'{value}'"
-    if '"' not in value:
-        return f'"{value}"'
-    raise QueryError(f"{value!r}: a value with both kinds of quotes cannot be searched for on this store")
 
 
 def found_of(run: MlflowRun) -> Found:

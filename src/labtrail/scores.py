@@ -7,6 +7,7 @@ from labtrail import contract
 
 _SMALLER_IS_BETTER = (
     "loss", "nll", "brier", "ece", "error", "perplexity", "bytes", "seconds", "time", "mib", "fraction", "distance",
+    "mae", "mse", "rmse", "wer", "cer", "latency", "energy", "regret", "memory",
 )  # fmt: skip
 _ENDS_OF_INTERVALS = ("_low", "_high")
 

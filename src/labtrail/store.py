@@ -15,12 +15,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.entities.paged_list import PagedList
 from sqlalchemy import create_engine, text
 
 from labtrail.errors import ClaimError
 from labtrail.files import write_atomically
+from labtrail.links import without_secrets
 
 T = TypeVar("T")
 
@@ -83,8 +84,12 @@ def client_of(uri: str) -> MlflowClient:
     except ClaimError:
         raise
     except Exception as error:
-        raise ClaimError(f"{uri}: the store cannot be opened: {str(error).splitlines()[0]}") from error
+        raise ClaimError(f"{without_secrets(uri)}: the store cannot be opened: {_first_line(error, uri)}") from error
     return client
+
+
+def _first_line(error: Exception, uri: str) -> str:
+    return str(error).splitlines()[0].replace(uri, without_secrets(uri))
 
 
 def created(uri: str) -> MlflowClient:
@@ -113,9 +118,10 @@ def _opened(uri: str) -> MlflowClient:
     except MlflowException as error:
         if (found := _OTHER_SCHEMA.search(str(error))) is None:
             raise
+        shown = without_secrets(uri)
         raise ClaimError(
-            f"{uri}: the database is of another version of MLflow (schema {found[1]}, this one has {found[2]}); "
-            f"install that version, or, if it is an older one, copy the database and run: mlflow db upgrade {uri}"
+            f"{shown}: the database is of another version of MLflow (schema {found[1]}, this one has {found[2]}); "
+            f"install that version, or, if it is an older one, copy the database and run: mlflow db upgrade {shown}"
         ) from error
 
 
@@ -217,13 +223,20 @@ def all_pages(method: Callable[..., PagedList[T]], **arguments: Any) -> list[T]:
     return items
 
 
+def run_of(client: MlflowClient, run_id: str) -> MlflowRun | None:
+    """A run, deleted ones included; None if the store has none of this id."""
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return None
+
+
 def has_run(client: MlflowClient, run_id: str, *, deleted: bool = True) -> bool:
     """Whether there is such a run; deleted ones count unless told otherwise."""
-    try:
-        run = client.get_run(run_id)
-    except MlflowException:
-        return False
-    return deleted or run.info.lifecycle_stage == "active"
+    run = run_of(client, run_id)
+    return run is not None and (deleted or run.info.lifecycle_stage == "active")
 
 
 # Table and column of every place in which the store keeps an artifact's address.

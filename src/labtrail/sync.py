@@ -58,11 +58,12 @@ def sync(source: MlflowClient, target: MlflowClient, only: Collection[str] | Non
     found = [run for run in store.search(source, "") if only is None or run.info.run_id in only]
     runs = sorted(found, key=lambda run: (run.info.start_time or 0, run.info.run_id))
     # One that is continued keeps the time of its earlier end.
-    ended = [run for run in runs if run.info.status not in ("RUNNING", "SCHEDULED")]
+    ended = [run for run in runs if run.info.status not in contract.OPEN]
     known = {
         run.data.tags[contract.SOURCE_RUN]: run for run in store.search(target, f"tags.`{contract.SOURCE_RUN}` != ''")
     }
-    ids: dict[str, str] = {}
+    # What another copy has brought keeps its place: its source may be gone by now.
+    ids = {origin: run.info.run_id for origin, run in known.items()}
     for run in runs:
         if (there := known.get(_origin(run))) is not None:
             ids[run.info.run_id] = there.info.run_id

@@ -15,7 +15,6 @@ from labtrail.batch.queues import queue_named
 from labtrail.handover import give_up
 from labtrail.run import is_held
 
-_OPEN = ("RUNNING", "SCHEDULED")
 _PACKAGES = ("torch", "mlflow", "accelerate", "optuna")
 _LEAST_FREE_GIB = 5
 _TIMEOUT_S = 30.0
@@ -127,7 +126,7 @@ def _dead(runs: Sequence[store.MlflowRun]) -> list[tuple[store.MlflowRun, str]]:
     found = []
     for run in runs:
         tags = run.data.tags
-        if run.info.status not in _OPEN or tags.get(contract.PLACE) != store.place():
+        if run.info.status not in contract.OPEN or tags.get(contract.PLACE) != store.place():
             continue
         if contract.JOB_NAME in tags and contract.SCHEDULER in tags:
             jobs.setdefault(tags[contract.SCHEDULER], []).append(run)

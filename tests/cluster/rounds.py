@@ -117,7 +117,8 @@ class Round:
         """Until so many runs have logged so many epochs."""
 
         def there() -> bool:
-            history = self.workspace.query("distill", ("RUNNING",)).history(["train/loss"])
+            query = self.workspace.query("distill", ("RUNNING",))
+            history = query.history([name for name in query.metrics() if name == "train/loss"])
             return int(history.groupby("run_id")["step"].max().ge(count - 1).sum()) >= runs
 
         wait_until(there, 120)

@@ -46,7 +46,7 @@ def test_a_report_is_a_run_with_a_page_figures_and_tables(filled: Workspace) -> 
 def test_a_report_of_nothing_is_refused_and_its_run_says_why(filled: Workspace) -> None:
     done = reported(filled, "-P", "campaign=rounds")
     assert done.returncode == 1
-    line = "error: campaign 'rounds': no run has this; campaigns: round"
+    line = "error: campaign 'rounds': no run to report (0 runs); campaigns: round"
     assert line in done.stderr.splitlines()
     (run,) = store.search(filled.client(), "tags.`mlflow.project.entryPoint` = 'report'")
     assert run.info.status == "FAILED"

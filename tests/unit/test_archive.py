@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import sqlite3
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -49,7 +51,7 @@ def frames(campaign: str = "beta") -> tuple[pd.DataFrame, pd.DataFrame, dict[tup
     for row in query.artifacts().to_dict("records"):
         path = Path(client.download_artifacts(row["run_id"], row["path"]))
         digests[renamed[row["run_id"]], row["path"]] = hashlib.sha256(path.read_bytes()).hexdigest()
-    apart = ["experiment_id", contract.SOURCE_RUN, contract.SYNCED, contract.READS]
+    apart = ["experiment_id", contract.ARCHIVED, contract.SOURCE_RUN, contract.SYNCED, contract.READS]
     runs = runs.assign(run_id=first).drop(columns=apart, errors="ignore").sort_values("run_id", ignore_index=True)
     history = query.history()
     history = history.assign(run_id=history["run_id"].map(renamed)).sort_values(["run_id", "metric", "step"])
@@ -129,7 +131,7 @@ def test_a_damaged_or_foreign_copy_is_refused(home: list[str], tmp_path: Path, m
     one = next(copy.rglob("best.pt"))
     content = one.read_bytes()
     one.write_bytes(content + b"!")
-    with pytest.raises(LabtrailError, match=r"best\.pt is damaged or missing; nothing was restored"):
+    with pytest.raises(LabtrailError, match=r"best\.pt is damaged, missing or foreign; nothing was restored"):
         restore(copy)
     one.write_bytes(content)
     manifest = json.loads((copy / "manifest.json").read_text())
@@ -147,12 +149,81 @@ def test_a_damaged_or_foreign_copy_is_refused(home: list[str], tmp_path: Path, m
     assert Query().ended(*contract.ANY_END).found() == []
 
 
-@pytest.mark.parametrize("name", ["../outside", "/outside"])
-def test_names_that_lead_out_of_an_archive_are_refused(name: str, tmp_path: Path) -> None:
+def test_a_copy_does_not_lie_in_the_results(home: list[str]) -> None:
+    for wrong in ("archive", "archive/beta", "archive/beta/copy", "archive/beta/copy.tar.gz"):
+        with pytest.raises(LabtrailError, match="lies in archive/beta, or around it"):
+            archive("beta", Path("archive"), Path(wrong))
+    assert not Path("archive").exists()
+
+
+def test_what_was_interrupted_is_finished(home: list[str]) -> None:
+    archive("beta", Path("archive"))
+    store.connect().delete_tag(home[0], contract.ARCHIVED)
+    assert archive("beta", Path("archive")).runs == 1
+    assert contract.ARCHIVED in store.connect().get_run(home[0]).data.tags
+
+
+def test_the_query_that_the_readme_names_finds_the_runs(home: list[str]) -> None:
+    text = (archive("beta", Path("archive")).folder / "README.md").read_text()
+    assert "`Query().campaign('beta')`" in text
+    assert sorted(Query().campaign("beta").runs()["run_id"]) == sorted(home)
+
+
+def test_a_round_in_which_nothing_finished_can_be_closed(home: list[str]) -> None:
+    fill(methods=[], failures=2, campaign="gamma")
+    done = archive("gamma", Path("archive"), Path("copy"))
+    assert (done.runs, "None of its 2 runs has finished" in (done.folder / "README.md").read_text()) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "/tmp/escaped"])
+def test_a_name_that_is_no_folder_is_refused(home: list[str], name: str) -> None:
+    fill(methods=["none"], alphas=[0.1], seeds=1, failures=0, campaign=name, epochs=2)
+    with pytest.raises(LabtrailError, match="is no name of a folder"):
+        archive(name, Path("archive"))
+
+
+def test_artifacts_come_from_the_copy_alone(home: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "copy"
+    archive("beta", Path("archive"), copy)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/key").write_text("secret")
+    with sqlite3.connect(copy / "mlflow.db") as database:
+        database.execute("UPDATE runs SET artifact_uri = ?", (str(tmp_path / "private"),))
+    database.close()
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["sha256"]["mlflow.db"] = hashlib.sha256((copy / "mlflow.db").read_bytes()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    settle(tmp_path / "away", monkeypatch)
+    with pytest.raises(LabtrailError, match="has its artifacts elsewhere; nothing was restored"):
+        restore(copy)
+    assert Query().ended(*contract.ANY_END).with_archived().found() == []
+
+
+def test_foreign_files_and_links_are_refused(home: list[str], tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    archive("beta", Path("archive"), copy)
+    (copy / "more.txt").write_text("more")
+    with pytest.raises(LabtrailError, match=r"more\.txt is damaged, missing or foreign"):
+        restore(copy)
+    (copy / "more.txt").unlink()
+    one = next(copy.rglob("best.pt"))
+    (tmp_path / "same").write_bytes(one.read_bytes())
+    one.unlink()
+    one.symlink_to(tmp_path / "same")
+    with pytest.raises(LabtrailError, match=r"best\.pt is damaged, missing or foreign"):
+        restore(copy)
+
+
+@pytest.mark.parametrize("name", ["../outside", "{tmp}/outside"])
+def test_names_that_lead_out_of_an_archive_are_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as file:
-        member = tarfile.TarInfo(name)
+        member = tarfile.TarInfo(name.format(tmp=tmp_path))
         member.size = 3
         file.addfile(member, io.BytesIO(b"bad"))
     with pytest.raises(LabtrailError, match=r"cannot be unpacked|is no export"):
         restore(tmp_path / "evil.tar.gz")
-    assert not (tmp_path.parent / "outside").exists()
+    assert [path.name for path in tmp_path.rglob("outside")] == []

@@ -70,6 +70,9 @@ def test_history_keeps_the_last_value_of_a_step(client: MlflowClient) -> None:
     assert Query("toy", client=client).history(["train/loss"])["run_id"].nunique() == 4
     with pytest.raises(QueryError, match="metric 'train/los': no run has it; near ones: train/loss"):
         Query("toy", client=client).history(["train/los"])
+    bare = client.create_run("1", tags={contract.TASK: "bare"}).info.run_id
+    with pytest.raises(QueryError, match="metric 'train/loss': no run has it; they have: none"):
+        Query(client=client).only([bare]).ended("RUNNING").history(["train/loss"])
 
 
 def test_pages_past_a_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,16 +6,17 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from labtrail import links, store
+from labtrail import contract, links, store
+from labtrail.config import load_config
 from labtrail.errors import QueryError
 from labtrail.report.build import Report, build
 from labtrail.report.config import ReportConfig
 from labtrail.report.gather import gather
 from labtrail.report.pictures import best_last_table, pictures
 from tests.invented import fill
+from tests.workspace import REPOSITORY
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -150,8 +151,8 @@ def test_what_was_run_again_counts_once() -> None:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({}, r"which runs\? name a campaign or a task; campaigns: failed, few, .*round"),
-        ({"campaign": "rounds"}, "campaign 'rounds': no run has this; campaigns: .*round"),
+        ({}, r"which runs\? name a campaign or a task; campaigns: .*failed, few, .*round"),
+        ({"campaign": "rounds"}, r"campaign 'rounds': no run to report \(0 runs\); campaigns: .*round"),
         ({"campaign": "failed"}, r"none of 2 runs has finished \(2 failed\)"),
         (
             {"campaign": "round", "metric": "test/acuracy"},
@@ -168,10 +169,116 @@ def test_what_cannot_be_reported_is_refused_in_one_line(values: dict, problem: s
     assert "\n" not in str(caught.value)
 
 
-def test_runs_that_were_made_by_hand_or_died_at_birth_are_left_out(filled: dict[str, list[str]]) -> None:
-    client = store.connect()
-    client.create_run("1", tags={"labtrail.campaign": "few"})
+def test_runs_that_were_made_by_hand_or_died_at_birth_are_left_out() -> None:
+    store.connect().create_run("1", tags={contract.CAMPAIGN: "few"})
     found = gather(ReportConfig(campaign="few"))
     assert "1 not of labtrail" in found.left_out
     assert len(found.runs) == 3
-    assert isinstance(found.runs, pd.DataFrame)
+
+
+def sparse(campaign: str, **settings: list[str]) -> None:
+    """Finished runs with nothing but a task, a campaign, one metric and these params; "" leaves one out."""
+    client = store.connect()
+    for number in range(max(map(len, settings.values()))):
+        tags = {contract.TASK: "sparse", contract.CAMPAIGN: campaign}
+        run_id = client.create_run("1", tags=tags, run_name=f"run-{number}").info.run_id
+        for key, values in settings.items():
+            if values[number]:
+                client.log_param(run_id, f"cfg.{key}", values[number])
+        client.log_metric(run_id, "test/accuracy", 0.5 + 0.01 * number)
+        client.set_terminated(run_id)
+
+
+def test_runs_without_key_seed_or_score_are_reported_all() -> None:
+    sparse("keyless", method=["a", "a", "b", "b"])
+    made = build(ReportConfig(campaign="keyless"))
+    assert made.metrics["report/runs"] == 4
+    assert made.tables["tables/paired_differences.csv"].empty
+
+
+def test_a_setting_that_some_runs_lack_is_a_setting_of_its_own() -> None:
+    sparse("gaps", method=["none", "logit", "logit", "logit"], alpha=["", "0.1", "0.5", "0.9"], seed=["0"] * 4)
+    found = gather(ReportConfig(campaign="gaps"))
+    assert sorted(found.names) == ["logit, alpha=0.1", "logit, alpha=0.5", "logit, alpha=0.9", "none, alpha=not set"]
+    made = build(ReportConfig(campaign="gaps"))
+    assert "figures/swept.png" in made.figures
+    assert made.html.count("alpha") > 3
+
+
+def test_two_teachers_and_two_tasks_are_not_repeats() -> None:
+    teachers = [f"{number:032x}" for number in (1, 1, 2, 2)]
+    sparse("teachers", teacher=teachers, seed=["0", "1", "0", "1"])
+    assert len(gather(ReportConfig(campaign="teachers")).names) == 2
+    sparse("tasks", seed=["0", "0"])
+    client = store.connect()
+    one = store.search(client, "tags.`labtrail.campaign` = 'tasks'")[0].info.run_id
+    client.set_tag(one, contract.TASK, "other")
+    assert sorted(gather(ReportConfig(campaign="tasks")).names) == ["other", "sparse"]
+
+
+def test_runs_that_differ_in_more_than_their_group_are_told() -> None:
+    found = gather(ReportConfig(campaign="round", group=("method",)))
+    assert found.pooled == ["alpha"]
+    made = build(ReportConfig(campaign="round", group=("method",)))
+    assert "Runs of a group differ in alpha: intervals are not those of repeats." in made.summary
+    assert "t intervals over runs that differ in alpha" in made.html
+
+
+def test_only_a_group_that_was_chosen_beforehand_is_tested_against(report: Report) -> None:
+    assert "Holm" not in report.summary
+    assert "best of all by chance, too" in report.html
+    chosen = build(ReportConfig(campaign="round", against="none, alpha=0.1"))
+    assert re.search(
+        r"\d+ of 10 groups that can be tested differ from none, alpha=0\.1 over paired seeds", chosen.summary
+    )
+    assert "best of all by chance, too" not in chosen.html
+
+
+def test_curves_end_where_some_runs_have_stopped() -> None:
+    ids = fill(methods=["logit"], alphas=[0.5], seeds=2, campaign="stopped", failures=0, epochs=4)
+    client = store.connect()
+    for step in range(4, 8):
+        client.log_metric(ids[0], "validation/accuracy", 0.9, step=step)
+    made = {one.name: one for one in pictures(gather(ReportConfig(campaign="stopped")))}
+    drawn = next(axis for axis in made["curves"].figure.axes if axis.get_ylabel() == "validation/accuracy")
+    assert max(np.asarray(drawn.lines[0].get_xdata(), float)) == 3
+
+
+def test_intervals_that_leave_the_axis_are_marked() -> None:
+    found = gather(ReportConfig(campaign="few", group=("method",)))
+    axis = pictures(found)[0].figure.axes[0]
+    low, high = axis.get_xlim()
+    row = found.groups.iloc[0]
+    assert row["low"] < low
+    assert row["high"] > high
+    assert [line.get_marker() for line in axis.lines if line.get_marker() in ("<", ">")] == ["<", ">"]
+
+
+def test_values_that_are_no_numbers_do_not_stop_a_report() -> None:
+    ids = fill(methods=["logit"], alphas=[0.5], seeds=2, campaign="odd", failures=0, epochs=3)
+    client = store.connect()
+    for run_id in ids:
+        for step in range(3, 6):
+            client.log_metric(run_id, "validation/accuracy", float("nan"), step=step)
+    assert build(ReportConfig(campaign="odd")).metrics["report/runs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([("group", "method,alpha")], {"group": ("method", "alpha")}),
+        ([("curves", "train/loss")], {"curves": ("train/loss",)}),
+        ([("campaign", "7")], {"campaign": "7"}),
+        ([("campaign", "2024-01-01")], {"campaign": "2024-01-01"}),
+    ],
+)
+def test_options_as_people_write_them(options: list[tuple[str, str]], expected: dict) -> None:
+    config = load_config(ReportConfig, REPOSITORY / "configs/report/default.yaml", options)
+    assert {key: getattr(config, key) for key in expected} == expected
+
+
+def test_addresses_are_shown_without_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host:8443/x")
+    assert links.base() == "https://host:8443/x"
+    assert links.without_secrets("postgresql://me:secret@host/db") == "postgresql://host/db"
+    assert links.without_secrets("sqlite:////tmp/a@b.db") == "sqlite:////tmp/a@b.db"

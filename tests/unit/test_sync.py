@@ -134,3 +134,17 @@ def test_a_store_is_not_copied_to_itself(stores: tuple[MlflowClient, MlflowClien
     relative = MlflowClient("sqlite:///node.db")
     with pytest.raises(LabtrailError, match="source and target are the same store"):
         sync(relative, stores[0])
+
+
+def test_a_name_stays_that_of_the_copy_after_its_source_is_gone(stores: tuple[MlflowClient, MlflowClient]) -> None:
+    source, target = stores
+    sync(source, target)
+    runs = sorted(store.search(source, f"tags.`{contract.READS}` != ''"), key=lambda run: run.info.start_time or 0)
+    last = runs[-1]
+    first = last.data.tags[contract.READS].split()[0]
+    source.delete_run(first)
+    source.set_tag(last.info.run_id, "note", "more")
+    sync(source, target)
+    there = {run.data.tags[contract.SOURCE_RUN]: run for run in store.search(target, f"tags.`{contract.KEY}` != ''")}
+    named = there[last.info.run_id].data.tags[contract.READS].split()
+    assert named == [there[one].info.run_id for one in last.data.tags[contract.READS].split()]

@@ -51,11 +51,12 @@ def build(config: ReportConfig) -> Report:
     made = pictures(found)
     against = config.against or found.names[0]
     differences = paired_differences(found.runs, found.ranking.metric, "group", against, level=config.level)
+    words = _findings(found, differences, against, chosen=bool(config.against))
     experiments = dict(zip(found.runs["run_id"], found.runs["experiment_id"], strict=True))
     sections = [
-        Section("Results", [_findings(found, differences, against)], table=_headline(found, config.level)),
+        Section("Results", [words], table=_headline(found, config.level)),
         *(Section(one.title, picture=one) for one in made),
-        *_comparison(differences, against, found.ranking.metric, config.level),
+        *_comparison(differences, against, found.ranking.metric, config),
         *_unfinished(found),
         Section("Runs", table=_runs(found)),
         Section("Settings that all runs share", table=_constants(found)),
@@ -76,7 +77,7 @@ def build(config: ReportConfig) -> Report:
         tables={f"tables/{name}.csv": table for name, table in tables.items()},
         metrics={"report/runs": float(len(found.runs)), "report/unfinished": float(len(found.unfinished)),
                  "report/groups": float(len(found.names)), "report/best_mean": float(best.iloc[0])},
-        summary=_findings(found, differences, against),
+        summary=words,
     )  # fmt: skip
 
 
@@ -107,8 +108,8 @@ def _about(found: Gathered) -> str:
     return " ".join(parts)
 
 
-def _findings(found: Gathered, differences: pd.DataFrame, against: str) -> str:
-    """The result in words, with what it does not tell."""
+def _findings(found: Gathered, differences: pd.DataFrame, against: str, *, chosen: bool) -> str:
+    """The result in words, with what it does not tell; only a group chosen beforehand can be tested against."""
     ranked = found.groups[found.groups["metric"] == found.ranking.metric]
     best = ranked.iloc[0]
     words = f"Best by {found.ranking.metric} ({found.ranking.words}): {best['group']}, {best['mean']:.4g}"
@@ -116,15 +117,21 @@ def _findings(found: Gathered, differences: pd.DataFrame, against: str) -> str:
         words += f" [{best['low']:.4g}, {best['high']:.4g}] over {best['runs']} runs."
     else:
         words += " from a single run, which says nothing about chance."
-    if len(differences):
-        clear = differences[differences["p_holm"] < _SIGNIFICANT]["group"].tolist()
-        words += (
-            f" {len(clear)} of {len(differences)} groups differ from {against} over paired seeds (Holm's correction)."
-        )
+    tested = differences["p_holm"].notna()
+    if chosen and tested.any():
+        clear = int((differences["p_holm"] < _SIGNIFICANT).sum())
+        words += f" {clear} of {int(tested.sum())} groups that can be tested differ from {against} over paired seeds"
+        words += " (Holm's correction)."
+    if found.pooled:
+        words += f" Runs of a group differ in {', '.join(found.pooled)}: intervals are not those of repeats."
     few = statistics.median(ranked["runs"])
     if few < 3:
         words += f" With {few:g} runs a group, intervals are wide and tests have little power."
     return words
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _number(value: float) -> str:
@@ -147,7 +154,7 @@ def _headline(found: Gathered, level: float) -> Table:
             cells.append(Cell(_number(row["mean"]), float(row["mean"]), small))
         rows.append(Row(cells, best=name == found.names[0]))
     more = len(found.names) - len(rows)
-    caption = f"Means with {level:.0%} t intervals over repeats; bootstrap intervals stand in tables/groups.csv."
+    caption = f"Means with {level:.0%} t intervals {found.repeats}; bootstrap intervals stand in tables/groups.csv."
     if more:
         caption += f" The best {len(rows)} of {len(found.names)} groups; all are in that table."
     return Table(caption, [Column("group"), Column("runs", True), *(Column(one, True) for one in found.metrics)], rows)
@@ -158,7 +165,7 @@ def _count(own: pd.DataFrame) -> Cell:
     return Cell(str(count), float(count))
 
 
-def _comparison(differences: pd.DataFrame, against: str, metric: str, level: float) -> list[Section]:
+def _comparison(differences: pd.DataFrame, against: str, metric: str, config: ReportConfig) -> list[Section]:
     if differences.empty:
         return []
     ordered = differences.sort_values("difference", key=abs, ascending=False).head(_MOST_ROWS)
@@ -170,7 +177,11 @@ def _comparison(differences: pd.DataFrame, against: str, metric: str, level: flo
         for one in differences.loc[ordered.index].to_dict("records")
     ]  # fmt: skip
     columns = [Column("group"), Column("pairs", True), Column(metric, True), Column("p (Holm)", True)]
-    caption = f"Differences from {against} over equal seeds, with {level:.0%} t intervals; at most {_MOST_ROWS} rows."
+    caption = (
+        f"Differences from {against} over equal seeds, with {config.level:.0%} t intervals; at most {_MOST_ROWS} rows."
+    )
+    if not config.against:
+        caption += " This group is the best of all by chance, too: look, but do not test; --against names another."
     return [Section(f"Differences from {against}", table=Table(caption, columns, rows))]
 
 
@@ -182,7 +193,7 @@ def _unfinished(found: Gathered) -> list[Section]:
     for run in found.unfinished.head(_MOST_ROWS).to_dict("records"):
         reason = run.get(contract.STATUS_REASON)
         told = reason if isinstance(reason, str) else "" if run["status"] in contract.OPEN else "no reason was left"
-        cells = [_run_link(run), Cell(run["status"]), Cell(told), Cell(str(run.get(contract.ATTEMPTS) or ""))]
+        cells = [_run_link(run), Cell(run["status"]), Cell(told), Cell(_text(run.get(contract.ATTEMPTS)))]
         rows.append(Row(cells))
     counts = ", ".join(f"{count} {name.lower()}" for name, count in found.unfinished["status"].value_counts().items())
     columns = [Column("run"), Column("end"), Column("reason"), Column("attempts")]
@@ -194,7 +205,7 @@ def _runs(found: Gathered) -> Table:
     metrics = list(found.metrics)
     rows = []
     for place, run in found.runs.iterrows():
-        cells = [_run_link(run), Cell(str(run["group"])), Cell(str(run.get(f"{contract.CONFIG_PREFIX}seed", "")))]
+        cells = [_run_link(run), Cell(str(run["group"])), Cell(_text(run.get(f"{contract.CONFIG_PREFIX}seed")))]
         cells += [Cell(_number(run[name]), None if pd.isna(run[name]) else float(run[name])) for name in metrics]
         spent = float(minutes[place])
         cells.append(Cell(_number(spent), None if pd.isna(spent) else spent))
@@ -211,6 +222,7 @@ def _run_link(run: Mapping[str, Any] | pd.Series) -> Cell:
 def _constants(found: Gathered) -> Table:
     varied = set(varying(found.runs, apart=()))
     own = [name for name in found.runs if str(name).startswith(contract.CONFIG_PREFIX) and name not in varied]
-    values = {name.removeprefix(contract.CONFIG_PREFIX): found.runs[name].dropna() for name in own}
-    rows: Sequence[Row] = [Row([Cell(key), Cell(str(one.iloc[0]))]) for key, one in sorted(values.items()) if len(one)]
+    shared = [name for name in own if found.runs[name].notna().all()]
+    values = {name.removeprefix(contract.CONFIG_PREFIX): found.runs[name] for name in shared}
+    rows: Sequence[Row] = [Row([Cell(key), Cell(str(one.iloc[0]))]) for key, one in sorted(values.items())]
     return Table("Config values, in full in each run's config.yaml.", [Column("key"), Column("value")], rows, False)

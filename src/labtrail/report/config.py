@@ -2,23 +2,23 @@
 
 from pydantic import Field
 
-from labtrail.config import TaskConfig
+from labtrail.config import TaskConfig, Text, Words
 
 
 class ReportConfig(TaskConfig):
     """Which runs are reported, and how they are grouped."""
 
-    campaign: str = ""
+    campaign: Text = ""
     """runs of this campaign; empty: of any or none, and then task must be given"""
-    task: str = ""
+    task: Text = ""
     """runs of this task; empty: of all tasks that the campaign has"""
     metric: str = ""
     """metric that ranks groups; empty: that of the test set which the runs name as their score"""
-    group: tuple[str, ...] = ()
+    group: Words = ()
     """config keys whose equal values make a group; empty: all in which the runs differ, but for the seed"""
-    curves: tuple[str, ...] = ()
+    curves: Words = ()
     """metrics drawn over epochs; empty: the losses and the score"""
     against: str = ""
-    """group that the others are compared with over paired seeds; empty: the best one"""
+    """group that the others are compared with over paired seeds; empty: the best one, which tests nothing"""
     level: float = Field(default=0.95, gt=0.5, lt=1)
     """coverage of intervals"""

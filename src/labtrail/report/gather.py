@@ -17,6 +17,8 @@ _CURVES = ("train/loss", "validation/loss")
 _MOST_HEADLINES = 6
 # The id of a run, or a digest.
 _IDENTITY = re.compile(r"[0-9a-f]{32,}")
+# What stands for a setting that a run does not have.
+NOT_SET = "not set"
 _SEED = f"{contract.CONFIG_PREFIX}seed"
 
 
@@ -30,6 +32,7 @@ class Gathered(NamedTuple):
         ranking: the metric that ranks groups.
         score: what makes an epoch of a run the best; None where runs name none.
         keys: config keys that make the groups, without their prefix.
+        pooled: config keys in which runs of one group differ, but for the seed: then its spread is not that of repeats.
         metrics: headline metrics, the ranking one first.
         groups: a row per group and headline metric, as ``frames.over_seeds``; best group first.
         curves: as ``Query.history``, with a column ``group``.
@@ -41,9 +44,15 @@ class Gathered(NamedTuple):
     ranking: Direction
     score: Direction | None
     keys: Sequence[str]
+    pooled: Sequence[str]
     metrics: Sequence[str]
     groups: pd.DataFrame
     curves: pd.DataFrame
+
+    @property
+    def repeats(self) -> str:
+        """Over what means are taken, in words."""
+        return f"over runs that differ in {', '.join(self.pooled)}" if self.pooled else "over repeats"
 
     @property
     def names(self) -> list[str]:
@@ -63,7 +72,7 @@ def selected(config: ReportConfig) -> Query:
     query = query.campaign(config.campaign) if config.campaign else query
     if not query.found():
         meant = " and ".join(f"{name} {value!r}" for name, value in _named(config).items())
-        raise QueryError(f"{meant}: no run has this; campaigns: {_campaigns()}")
+        raise QueryError(f"{meant}: no run to report ({query.summary()}); campaigns: {_campaigns()}")
     return query
 
 
@@ -87,7 +96,7 @@ def gather(config: ReportConfig) -> Gathered:
     everything = query.runs()
     ended = everything["status"] == "FINISHED"
     finished = newest_of_each(everything[ended]).reset_index(drop=True)
-    finished = finished[~finished[contract.TASK].isin(["campaign", "report"])].reset_index(drop=True)
+    finished = finished[~finished[contract.TASK].isin(contract.ABOUT_RUNS)].reset_index(drop=True)
     if finished.empty:
         counts = ", ".join(f"{count} {status.lower()}" for status, count in everything["status"].value_counts().items())
         raise QueryError(f"none of {len(everything)} runs has finished ({counts}); a report needs one that has")
@@ -95,7 +104,7 @@ def gather(config: ReportConfig) -> Gathered:
     known = [name for name in query.metrics() if name in finished and finished[name].notna().any()]
     ranking = _ranking(config, known, score)
     keys = _keys(config, finished)
-    finished["group"] = group_names(finished.fillna(dict.fromkeys(keys, "")), keys).replace("", "all")
+    finished["group"] = group_names(finished.fillna(dict.fromkeys(keys, NOT_SET)), keys).replace("", "all")
     metrics = [ranking.metric, *(name for name in scores.headline(known, score) if name != ranking.metric)]
     groups = _ranked(over_seeds(finished, metrics[:_MOST_HEADLINES], ["group"], config.level), ranking)
     if config.against:
@@ -106,7 +115,8 @@ def gather(config: ReportConfig) -> Gathered:
         left_out=_left_out(query, int(ended.sum()) - len(finished)),
         ranking=ranking,
         score=score,
-        keys=[key.removeprefix(contract.CONFIG_PREFIX) for key in keys],
+        keys=[key.removeprefix(contract.CONFIG_PREFIX) for key in keys if key != contract.TASK],
+        pooled=_pooled(finished),
         metrics=metrics[:_MOST_HEADLINES],
         groups=groups,
         curves=_curves(config, finished, known, score),
@@ -125,19 +135,35 @@ def _ranking(config: ReportConfig, known: Sequence[str], score: Direction | None
 
 def _keys(config: ReportConfig, runs: pd.DataFrame) -> list[str]:
     """Columns that make groups; ids and digests of what a run reads differ with every seed, and tell nothing."""
+    prefix = contract.CONFIG_PREFIX
+    tasks = [contract.TASK] if runs[contract.TASK].nunique() > 1 else []
     if config.group:
-        prefix = contract.CONFIG_PREFIX
         known = [str(name).removeprefix(prefix) for name in runs if str(name).startswith(prefix)]
         for key in config.group:
             require("config key", key, known)
-        return [f"{prefix}{key}" for key in config.group]
-    keys = [key for key in varying(runs, apart=[_SEED]) if not runs[key].map(_is_identity).any()]
+        return tasks + [f"{prefix}{key}" for key in config.group]
+    keys = varying(runs, apart=[_SEED])
+    identities = [key for key in keys if runs[key].map(_is_identity).any()]
+    plain = [key for key in keys if key not in identities]
+    kept = plain + [key for key in identities if _tells_apart(runs, key, plain + tasks)]
     # Words before numbers: "logit, alpha=0.3".
-    return sorted(keys, key=lambda key: bool(pd.to_numeric(runs[key], errors="coerce").notna().all()))
+    return tasks + sorted(kept, key=lambda key: bool(pd.to_numeric(runs[key].dropna(), errors="coerce").notna().all()))
+
+
+def _tells_apart(runs: pd.DataFrame, key: str, others: Sequence[str]) -> bool:
+    """Whether runs of one seed that are alike otherwise differ in it: then it is a setting of its own."""
+    alike = [*others, *([_SEED] if _SEED in runs else [])]
+    return bool((runs.groupby(alike, dropna=False)[key].nunique() > 1).any()) if alike else True
 
 
 def _is_identity(value: object) -> bool:
     return isinstance(value, str) and _IDENTITY.fullmatch(value) is not None
+
+
+def _pooled(runs: pd.DataFrame) -> list[str]:
+    varied = [key for key in varying(runs, apart=[_SEED]) if not runs[key].map(_is_identity).any()]
+    counts = runs.groupby("group")[varied].nunique() if varied else pd.DataFrame()
+    return [key.removeprefix(contract.CONFIG_PREFIX) for key in varied if (counts[key] > 1).any()]
 
 
 def _ranked(groups: pd.DataFrame, ranking: Direction) -> pd.DataFrame:

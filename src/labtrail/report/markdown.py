@@ -33,6 +33,6 @@ def _cell(cell: Cell) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown takes as it is."""
-    for mark in ("\\", "|", "*", "_", "<", "`", "["):
+    for mark in ("\\", "|", "*", "_", "<", "`", "[", "]"):
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())

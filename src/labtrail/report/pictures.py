@@ -8,9 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from labtrail import contract
 from labtrail.contract import CONFIG_PREFIX
 from labtrail.figures import COLOURS, heat_maps
-from labtrail.report.gather import Gathered
+from labtrail.frames import group_names
+from labtrail.report.gather import NOT_SET, Gathered
 from labtrail.statistics import t_interval
 
 _MOST_ROWS = 40
@@ -49,6 +51,8 @@ def ranking(found: Gathered) -> Picture:
     metric = found.ranking.metric
     names = found.names[:_MOST_ROWS]
     table = found.groups[found.groups["metric"] == metric].set_index("group")
+    shown = found.runs[found.runs["group"].isin(names) & found.runs[metric].notna()]
+    reach = _reach(shown[metric])
     figure = Figure(figsize=(7.2, 0.28 * len(names) + 1.3), layout="constrained")
     axis = figure.subplots()
     for place, name in enumerate(names):
@@ -59,14 +63,17 @@ def ranking(found: Gathered) -> Picture:
         axis.plot(own, np.full(len(own), place), "|", color="0.55", markersize=9)
         if np.isfinite([row["low"], row["high"]]).all():
             axis.plot([row["low"], row["high"]], [place, place], color=COLOURS[0], linewidth=2)
+            _mark_cut(axis, reach, row["low"], row["high"], place)
         axis.plot(row["mean"], place, "o", color=COLOURS[0], markersize=5)
     _rows(axis, names)
-    axis.set_xlim(_reach(found.runs.loc[found.runs["group"].isin(names), metric]))
+    axis.set_xlim(reach)
     axis.set_xlabel(metric)
     more = f" The best {len(names)} of {len(found.names)} groups." if len(found.names) > len(names) else ""
     best = f"{names[0]} is best with {table['mean'].iloc[0]:.4g}" if len(table) else ""
-    caption = f"Dots: means. Bars: t intervals over repeats. Ticks: single runs. {best} ({found.ranking.words}).{more}"
-    shown = found.runs[found.runs["group"].isin(names)]
+    caption = (
+        f"Dots: means. Bars: t intervals {found.repeats}, with an arrow where they go on. Ticks: single runs. {best} "
+        f"({found.ranking.words}).{more}"
+    )
     return Picture("ranking", f"{metric} by group", caption, figure, shown["run_id"])
 
 
@@ -76,9 +83,17 @@ def _rows(axis: Axes, names: Sequence[str]) -> None:
     axis.grid(alpha=0.3, axis="x")
 
 
+def _mark_cut(axis: Axes, reach: tuple[float, float] | None, low: float, high: float, place: int) -> None:
+    """Arrows where an interval goes on outside the axis."""
+    if reach is not None and low < reach[0]:
+        axis.plot(reach[0], place, "<", color=COLOURS[0], markersize=7, clip_on=False)
+    if reach is not None and high > reach[1]:
+        axis.plot(reach[1], place, ">", color=COLOURS[0], markersize=7, clip_on=False)
+
+
 def _reach(values: pd.Series) -> tuple[float, float] | None:
     """Ends of an axis by the single runs: a wild interval of two of them must not squeeze everything else."""
-    known = values.dropna()
+    known = values[np.isfinite(values)]
     if known.nunique() < 2:
         return None
     margin = 0.25 * float(np.ptp(known))
@@ -97,7 +112,7 @@ def over_key(found: Gathered) -> Picture | None:
         return None
     key = max(swept, key=lambda name: swept[name].nunique())
     others = [f"{CONFIG_PREFIX}{other}" for other in found.keys if other != key]
-    rest = found.runs[others].astype(str).agg(", ".join, axis=1) if others else pd.Series("all", found.runs.index)
+    rest = group_names(found.runs.fillna(dict.fromkeys(others, NOT_SET)), others).replace("", "all")
     frame = pd.DataFrame({"x": swept[key], "y": found.runs[found.ranking.metric], "line": rest}).dropna()
     counts = frame.groupby("line")["x"].nunique()
     lines = [name for name in counts.index if counts[name] > 1]
@@ -113,7 +128,7 @@ def over_key(found: Gathered) -> Picture | None:
     axis.grid(alpha=0.3)
     if len(lines) > 1:
         figure.legend(loc="outside right center", frameon=False, fontsize=8)
-    caption = f"Means over repeats with t intervals, {len(lines)} lines over {key}."
+    caption = f"Means {found.repeats} with t intervals, cut off at the ends of the axis; {len(lines)} lines over {key}."
     if len(lines) > _MOST_LINES:
         caption += f" The best {_MOST_LINES} in colour, the others grey."
     return Picture("swept", f"{found.ranking.metric} over {key}", caption, figure,
@@ -155,16 +170,19 @@ def curves(found: Gathered) -> Picture | None:
         axis.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    caption = "Means over repeats; shaded: from the lowest to the highest run."
+    caption = f"Means {found.repeats}, as far as all runs of a group go; shaded: from the lowest to the highest run."
     if len(found.names) > _MOST_LINES:
         caption += f" The best {_MOST_LINES} groups in colour, {len(found.names) - _MOST_LINES} others grey."
-    return Picture("curves", "Learning curves by group", caption, figure, found.curves["run_id"])
+    shown = found.curves[found.curves["metric"].isin(metrics)]
+    return Picture("curves", "Learning curves by group", caption, figure, shown["run_id"])
 
 
 def _curve(axis: Axes, own: pd.DataFrame, place: int, name: str) -> None:
     if not len(own):
         return
-    over = own.groupby("step")["value"].agg(["mean", "min", "max"])
+    over = own.groupby("step")["value"].agg(["mean", "min", "max", "count"])
+    # Where some have stopped, a mean would be that of whoever is left.
+    over = over[over["count"] == over["count"].max()]
     if place >= _MOST_LINES:
         axis.plot(over.index, over["mean"], color=_GREY, linewidth=0.6, zorder=1)
         return
@@ -192,7 +210,8 @@ def heat(found: Gathered) -> Picture | None:
         found.ranking.metric, f"{rows} (rows) by {columns} (columns)", digits=3, width=max(4.2, 0.5 * table.shape[1]),
     )  # fmt: skip
     caption = f"Means over repeats and all other settings ({found.ranking.words}); blank: no run."
-    shown = found.runs[found.runs[found.ranking.metric].notna()]
+    own = [found.ranking.metric, *(f"{CONFIG_PREFIX}{key}" for key in (rows, columns))]
+    shown = found.runs[found.runs[own].notna().all(axis=1)]
     return Picture("heat", f"{found.ranking.metric} by {rows} and {columns}", caption, figure, shown["run_id"])
 
 
@@ -220,8 +239,8 @@ def best_and_last(found: Gathered) -> Picture | None:
     axis.grid(alpha=0.3)
     lost = (table["best"] - table["last"]).abs()
     caption = (
-        "A point per run, marked as in the curves; on the line the last epoch is the best. Median loss from best to "
-        f"last {lost.median():.3g}, at most {lost.max():.3g}."
+        "A point per run, the best groups in the colours of the curves; on the line the last epoch is the best. Median "
+        f"loss from best to last {lost.median():.3g}, at most {lost.max():.3g}."
     )
     return Picture("best_and_last", "Best and last epoch", caption, figure, table["run_id"])
 
@@ -232,7 +251,7 @@ def best_last_table(found: Gathered) -> pd.DataFrame:
         return pd.DataFrame(columns=["run_id", "group", "best", "best_epoch", "last"])
     own = found.curves[found.curves["metric"] == found.score.metric]
     rows = []
-    for run_id, points in own.groupby("run_id", sort=False):
+    for run_id, points in own[np.isfinite(own["value"])].groupby("run_id", sort=False):
         place = points["value"].idxmax() if found.score.larger else points["value"].idxmin()
         best = points.loc[place]
         last = points.loc[points["step"].idxmax(), "value"]
@@ -257,11 +276,20 @@ def cost(found: Gathered) -> Picture | None:
     axis.set_xlabel("minutes from start to end")
     axis.set_xlim(0)
     caption = (
-        f"Bars: means; ticks: single runs. All finished runs together {minutes.sum() / 60:.3g} hours; a run that was "
-        "interrupted counts from its first start."
+        f"Bars: means; ticks: single runs. All finished runs together {minutes.sum() / 60:.3g} hours"
+        f"{_asked(found.runs, minutes)}; a run that was interrupted counts from its first start."
     )
-    shown = found.runs[found.runs["group"].isin(names)]
+    shown = found.runs[found.runs["group"].isin(names) & minutes.notna()]
     return Picture("cost", "Wall time by group", caption, figure, shown["run_id"])
+
+
+def _asked(runs: pd.DataFrame, minutes: pd.Series) -> str:
+    """Hours of processors that a scheduler gave; empty where none did."""
+    told = []
+    for tag, word in ((contract.CPUS, "CPU"), (contract.GPUS, "GPU")):
+        if tag in runs and (hours := float((pd.to_numeric(runs[tag], errors="coerce") * minutes).sum() / 60)) > 0:
+            told.append(f"{hours:.3g} {word} hours")
+    return f" ({', '.join(told)} on a scheduler)" if told else ""
 
 
 def wall_minutes(runs: pd.DataFrame) -> pd.Series:
