@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from labtrail.campaign import CampaignConfig, cells_of
 from labtrail.config import describe, flatten, load_config
+from labtrail.report.task import TASK as REPORT
 from labtrail.study import StudyConfig, trial_config
 from labtrail.task import Task
 from projects.__main__ import TASK as TOUR
@@ -22,7 +23,9 @@ PROJECTS: dict[str, tuple[Task[Any], ...]] = {
     path.parent.name: import_module(f"projects.{path.parent.name}.__main__").TASKS
     for path in sorted((ROOT / "projects").glob("*/__main__.py"))
 }
-TASKS = {task.name: task for tasks in PROJECTS.values() for task in tasks}
+OWN = {task.name: task for tasks in PROJECTS.values() for task in tasks}
+# The platform has one of its own.
+TASKS = {**OWN, REPORT.name: REPORT}
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # A campaign has groups and a study has a space; both lie beside the configs of the task that they run.
@@ -67,6 +70,10 @@ FROZEN = {
         "seed", "compute.precision", "compute.threads", "model", "settings", "batch_size", "memory", "times",
         "sequence_length", "image_size", "optimizer", "clip_norm", "iterations", "warmup", "solve_s", "targets",
         "batch_sizes", "torch_budgets",
+    },
+    "report": {
+        "seed", "compute.precision", "compute.threads", "campaign", "task", "metric", "group", "curves", "against",
+        "level",
     },
     "profiler-compare": {"seed", "compute.precision", "compute.threads", "runs"},
     "pamap2-prepare": {
@@ -129,7 +136,7 @@ def test_study_can_be_asked(path: Path) -> None:
 
 
 def test_the_tasks_that_projects_name_are_all_known() -> None:
-    assert {name: known.task for name, known in known_tasks().items()} == TASKS
+    assert {name: known.task for name, known in known_tasks().items()} == OWN
 
 
 def test_every_folder_of_configs_has_a_task() -> None:
@@ -139,11 +146,12 @@ def test_every_folder_of_configs_has_a_task() -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_entry_point_and_task_agree(name: str) -> None:
-    project = next(project for project, tasks in PROJECTS.items() if TASKS[name] in tasks)
+    project = next((project for project, tasks in PROJECTS.items() if TASKS[name] in tasks), name)
     word = name.removeprefix(project).removeprefix("-")
     entry = ENTRY_POINTS[name]
     assert entry["parameters"]["config"]["default"] == str(TASKS[name].default)
-    command = ["python -m", f"projects.{project}", *([word] if word else []), "--config {config}"]
+    module = f"projects.{project}" if name in OWN else f"labtrail.{name}"
+    command = ["python -m", module, *([word] if word else []), "--config {config}"]
     assert " ".join(command) in entry["command"]
     assert TASKS[name].default.is_file()
     assert TASKS[name].experiment_name == project
@@ -190,4 +198,6 @@ def test_labtrail_lists_its_commands() -> None:
 
     answer = CliRunner().invoke(_labtrail, ["--help"])
     assert answer.exit_code == 0
-    assert {"init", "ui"} <= {line.split()[0] for line in answer.output.splitlines() if line.startswith("  ")}
+    assert {"init", "ui", "digest", "archive", "restore", "campaign", "server", "sync"} <= {
+        line.split()[0] for line in answer.output.splitlines() if line.startswith("  ")
+    }
