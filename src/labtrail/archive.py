@@ -77,7 +77,7 @@ def archive(campaign: str, root: Path, export: Path | None = None) -> Archived:
         raise LabtrailError(f"campaign {campaign}: was archived on {closed[0]}; its results are in {folder}")
     if export is not None:
         _refuse_in_the_way(export, folder)
-        _export(_with_relatives(runs), export)
+        _export(_with_relatives([*runs, *Query().campaign(campaign).ended(*contract.ANY_END).found()]), export)
     if not folder.exists():
         _write(folder, campaign, runs, export)
     marked = [run for run in runs if contract.ARCHIVED not in run.tags]

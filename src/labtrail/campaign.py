@@ -18,6 +18,7 @@ from labtrail import contract, store
 from labtrail.config import Section, TaskConfig, load_config, text_of
 from labtrail.errors import ConfigError, LabtrailError
 from labtrail.execute import work_key
+from labtrail.handover import annotate
 from labtrail.query import Query
 from labtrail.record import Record
 from labtrail.scheduler import Job, Scheduler, last_line
@@ -196,6 +197,13 @@ class Campaign:
                 if cell.key in finished and not cell.gone:
                     cell.state, cell.run_id = "done", finished[cell.key]
 
+    def note_members(self) -> None:
+        """Marks the finished runs of other rounds that cells rest on, so that they are found under this one's name."""
+        known = {run.run_id for run in Query(self._task.name).campaign(self._config.name).found()}
+        for cell in self.cells:
+            if cell.state == "done" and cell.run_id not in known:
+                annotate(cell.run_id, {contract.member_of(self._config.name): cell.name})
+
     def _identify(self, cell: Cell) -> None:
         """Works out which work the cell is, once the runs that it names can be found."""
         if cell.key:
@@ -282,6 +290,7 @@ def run_campaign(campaign: Campaign, scheduler: Scheduler) -> Generator[Record]:
     finally:
         bar.close()
         scheduler.close()
+    campaign.note_members()
     yield Record(step, _metrics(campaign), {"tables/cells.csv": campaign.table()})
     problems = [f"{cell.name}: {cell.problem}" for cell in campaign.cells if cell.state == "failed"]
     if problems:

@@ -77,6 +77,11 @@ OPEN = ("RUNNING", "SCHEDULED")
 ANY_END = ("FINISHED", "FAILED", "KILLED", *OPEN)
 
 
+def member_of(campaign: str) -> str:
+    """Name of the tag of a run of another round, or of none, that a cell of this campaign rests on."""
+    return f"labtrail.round.{campaign}"
+
+
 def end_of(tags: Mapping[str, str], status: str) -> str:
     """How a run really ended: its own word, since ``mlflow run`` overwrites the status (KILLED and even FINISHED)."""
     return tags.get(ENDED, status)

@@ -33,6 +33,10 @@ SELECT r.run_uuid, r.name, r.status, r.experiment_id, r.start_time, r.end_time
 FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
 WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'
 """
+_ROUND = """
+AND EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid = r.run_uuid
+AND ((t.key = :own AND t.value = :campaign) OR t.key = :member))
+"""
 
 
 class Database:
@@ -120,6 +124,10 @@ def _selected(connection: Connection, selection: Selection) -> Iterator[Any]:
                 f" AND t.key = :{name} AND t.value = :{content})"
             )
             values |= {name: key, content: value}
+    if rounds := selection.rounds():
+        conditions += _ROUND
+        (own, name), (member, _) = rounds
+        values |= {"own": own, "campaign": name, "member": member}
     if selection.run_ids is None:
         yield from connection.execute(text(_RUNS + conditions), values)
         return

@@ -49,8 +49,8 @@ class Query:
         self.left_out: Counter[str] = Counter()
 
     def campaign(self, name: str) -> "Query":
-        """Only runs of this campaign."""
-        return self.tagged({contract.CAMPAIGN: name}).with_archived()
+        """Only runs of this campaign, those of earlier rounds among them that its cells rest on."""
+        return self._narrowed(campaign=name, archived=True)
 
     def tagged(self, tags: Mapping[str, str]) -> "Query":
         """Only runs with these tags."""
@@ -96,7 +96,7 @@ class Query:
         if wanted is None:
             return found
         places = {run.run_id: run for run in found}
-        conditions = self.selection.tags or self.selection.params
+        conditions = self.selection.tags or self.selection.params or self.selection.campaign
         if not conditions and (missing := [one for one in wanted if one not in places]):
             raise QueryError(f"run {missing[0]}: no such run in {links.without_secrets(self._client.tracking_uri)}")
         return [places[one] for one in wanted if one in places]
@@ -193,11 +193,23 @@ def read_runs(client: MlflowClient, selection: Selection) -> list[Found]:
         return oldest_first(run for run in own if _meets(run, selection))
     conditions = [f"tags.`{name}` = {links.quoted(value)}" for name, value in selection.tags.items()]
     conditions += [f"params.`{name}` = {links.quoted(value)}" for name, value in selection.params.items()]
-    return oldest_first(map(found_of, store.search(client, " and ".join(conditions))))
+    rounds = [
+        f"tags.`{key}` = {links.quoted(value)}" if value else f"tags.`{key}` LIKE '%'"
+        for key, value in selection.rounds()
+    ]
+    # The filter language knows no "or".
+    found = {
+        run.info.run_id: found_of(run)
+        for one in rounds or [""]
+        for run in store.search(client, " and ".join([*conditions, *([one] if one else [])]))
+    }
+    return oldest_first(found.values())
 
 
 def _meets(run: Found, selection: Selection) -> bool:
-    return selection.tags.items() <= run.tags.items() and selection.params.items() <= run.params.items()
+    rounds = selection.rounds()
+    belongs = any(key in run.tags and value in ("", run.tags[key]) for key, value in rounds) or not rounds
+    return belongs and selection.tags.items() <= run.tags.items() and selection.params.items() <= run.params.items()
 
 
 def found_of(run: MlflowRun) -> Found:

@@ -18,6 +18,7 @@ class Selection:
     Attributes:
         tags: names and values that must be equal.
         params: likewise.
+        campaign: round that a run belongs to, by its own tag or because a cell rests on it; empty: any or none.
         run_ids: exactly these, instead of a search; None: a search.
         statuses: which ends count.
         archived: whether runs of archived rounds are among them.
@@ -25,9 +26,16 @@ class Selection:
 
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
+    campaign: str = ""
     run_ids: tuple[str, ...] | None = None
     statuses: tuple[str, ...] = ("FINISHED",)
     archived: bool = False
+
+    def rounds(self) -> Sequence[tuple[str, str]]:
+        """Tags of which a run must have one: (name, value; "" is any); empty if all belong."""
+        if not self.campaign:
+            return ()
+        return (contract.CAMPAIGN, self.campaign), (contract.member_of(self.campaign), "")
 
     def reason_against(self, run: "Found") -> str:
         """Why a run that the store has found is left out; empty if it belongs to the selection."""

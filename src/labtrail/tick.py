@@ -53,6 +53,7 @@ def tick(campaign: Campaign, batch: Batch, *, retry: bool = False) -> list[Cell]
         if lock is None:
             raise Busy("another tick of this folder is at work; nothing to do")
         runs = look(campaign, batch, retry=retry)
+        campaign.note_members()
         due = [cell for cell in campaign.cells if cell.state == "ready"]
         check(batch.config, batch.queue, [job_name(campaign, cell) for cell in due])
         for number, cell in enumerate(due):

@@ -92,6 +92,14 @@ def test_two_campaigns_at_once_one_killed_leave_every_cell_once(workspace: Works
     assert f"{CELLS} cells: {CELLS} done" in dry.stdout
     table = workspace.artifacts(workspace.query("campaign").runs()["run_id"].item()) / "tables/cells.csv"
     assert pd.read_csv(table)["state"].tolist() == ["done"] * CELLS
+    # Another round that rests on the same work has it under its own name, too.
+    later = (workspace.folder / "round.yaml").read_text().replace("name: round", "name: later")
+    workspace.write("later.yaml", later)
+    done = workspace.run(*[word.replace("round.yaml", "later.yaml") for word in command])
+    assert done.returncode == 0, done.stderr
+    assert len(cells(workspace)) == CELLS
+    found = workspace.query("distill")
+    assert len(found.campaign("later").runs()) == len(found.campaign("round").runs()) == CELLS
 
 
 def _first_words(process: subprocess.Popen[str]) -> str:

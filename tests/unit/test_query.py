@@ -75,6 +75,14 @@ def test_history_keeps_the_last_value_of_a_step(client: MlflowClient) -> None:
         Query(client=client).only([bare]).ended("RUNNING").history(["train/loss"])
 
 
+def test_a_campaign_has_the_runs_that_its_cells_rest_on(client: MlflowClient) -> None:
+    run_id = Query("toy", client=client).campaign("odd").runs()["run_id"].iloc[0]
+    client.set_tag(run_id, contract.member_of("third"), "teachers-seed=0")
+    assert Query("toy", client=client).campaign("third").runs()["run_id"].tolist() == [run_id]
+    assert Query("toy", client=client).campaign("thirdly").runs().empty
+    client.delete_tag(run_id, contract.member_of("third"))
+
+
 def test_pages_past_a_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")

@@ -37,6 +37,7 @@ _RUN = st.fixed_dictionaries(
         "campaign": st.sampled_from(["", "one", "ünï", "it's"]),
         "deleted": st.booleans(),
         "nested": st.booleans(),
+        "member": st.booleans(),
         "start": st.integers(0, 2),
         "params": st.dictionaries(st.sampled_from(["cfg.seed", "cfg.naïve", "raw"]), _PARAM),
         "points": st.lists(_POINT, max_size=12),
@@ -62,6 +63,8 @@ def written(client: MlflowClient, runs: list[dict], name: str) -> None:
         tags = {contract.TASK: one["task"], contract.CAMPAIGN: one["campaign"], contract.ENDED: one["ended"]}
         if one["nested"] and parent:
             tags[contract.PARENT] = parent
+        if one["member"]:
+            tags[contract.member_of("one")] = "cell"
         kept = [RunTag(key, value) for key, value in tags.items() if value]
         run_id = client.create_run(experiment, start_time=one["start"]).info.run_id
         points = [Metric(key, value, timestamp, step) for key, step, timestamp, value in one["points"]]
@@ -93,6 +96,8 @@ def test_both_ways_agree_on_random_stores(client: MlflowClient, runs: list[dict]
     assert_alike(client, Selection())
     assert_alike(client, Selection(tags={contract.TASK: "a", contract.CAMPAIGN: "it's"}))
     assert_alike(client, Selection(params={"cfg.seed": "x" * 500}))
+    assert_alike(client, Selection(campaign="one"))
+    assert_alike(client, Selection(campaign="it's", tags={contract.TASK: "b"}))
     newest = [run.run_id for run in read_runs(client, Selection())[-3:]]
     assert_alike(client, Selection(run_ids=tuple(newest)))
 
@@ -146,5 +151,5 @@ def test_a_store_of_a_newer_mlflow_is_refused_in_one_line(tmp_path: Path, monkey
 def _run() -> dict:
     return {
         "status": "FINISHED", "ended": "FINISHED", "task": "a", "campaign": "", "deleted": False, "nested": False,
-        "start": 1, "params": {"cfg.seed": "0"}, "points": [("train/loss", 0, 0, 1.0)],
+        "member": False, "start": 1, "params": {"cfg.seed": "0"}, "points": [("train/loss", 0, 0, 1.0)],
     }  # fmt: skip
