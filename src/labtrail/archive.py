@@ -114,7 +114,7 @@ def _write(folder: Path, campaign: str, runs: Sequence[Found], export: Path | No
     fresh = folder.with_name(f".{folder.name}.arriving")
     remove(fresh)
     today = f"Closed on {datetime.now(UTC):%Y-%m-%d}."
-    if any(run.end == "FINISHED" and run.tags[contract.TASK] not in contract.ABOUT_RUNS for run in runs):
+    if Query().campaign(campaign).found():
         made = build(ReportConfig(campaign=campaign))
         for name, content in {"report.html": made.html, **made.tables, **made.figures}.items():
             write_atomically(fresh / name, encode(name, content))

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from labtrail import contract, store
+from labtrail import contract, scores, store
 from labtrail.batch.facts import cluster_facts
 from labtrail.checkpoint import Checkpoint
 from labtrail.config import Config, fingerprint
@@ -39,6 +39,7 @@ GRACE_S = 10.0
 _POLL_S = 2.0
 _TAKEOVER_S = 300.0
 _CURVES = ("train/", "validation/")
+_MOST_RESULTS = 8
 _COLLECTIVE_MARKS = ("gloo", "NCCL", "TCPStore", "Connection closed by peer", "Connection reset")
 
 
@@ -399,10 +400,16 @@ def _one_line(record: Record) -> str:
 
 
 def _description(identity: Identity, metrics: Mapping[str, float]) -> str:
+    """What was run, on what and with which result, in one paragraph."""
     data = "; ".join(
         f"{source.context}: {source.name} ({', '.join(f'{k} {v}' for k, v in source.profile.items())})"
         for source in identity.sources
     )
-    results = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name.startswith("test/"))
-    parts = [f"Task `{identity.task}`, {identity.name}.", f"Data: {data}." if data else "", f"Result: {results}."]
-    return " ".join(part for part in parts if part) if results else " ".join(part for part in parts[:2] if part)
+    score = scores.told([identity.tags.get(contract.SCORE)])
+    names = scores.headline(sorted(metrics), score)[:_MOST_RESULTS]
+    results = ", ".join(f"{name} {metrics[name]:.4g}" for name in names)
+    device = identity.tags.get(contract.DEVICE, "an unknown device")
+    parts = [f"Task `{identity.task}`, {identity.name}, on {device}."]
+    parts += [f"Data: {data}."] if data else []
+    parts += [f"Result: {results}."] if results else []
+    return " ".join(parts)

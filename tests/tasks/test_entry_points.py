@@ -50,7 +50,8 @@ def test_spoter_fulfils_the_run_contract(workspace: Workspace) -> None:
     expected = (contract.TASK, contract.KEY, contract.DEVICE, contract.TORCH, contract.PROCESSES, contract.NOTE)
     assert set(expected) <= set(tags)
     assert contract.STATUS_REASON not in tags
-    assert "test/accuracy" in tags[contract.NOTE]
+    assert tags[contract.NOTE].startswith("Task `spoter`, synthetic-adamw-s3, on cpu (")
+    assert "Result: test/accuracy 0." in tags[contract.NOTE]
     assert "synthetic-train" in tags[contract.NOTE]
     assert run.inputs is not None
     contexts = {(one.dataset.name, one.tags[0].value) for one in run.inputs.dataset_inputs}

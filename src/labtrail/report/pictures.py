@@ -112,6 +112,7 @@ def over_key(found: Gathered) -> Picture | None:
         return None
     key = max(swept, key=lambda name: swept[name].nunique())
     others = [f"{CONFIG_PREFIX}{other}" for other in found.keys if other != key]
+    others += [contract.TASK] if found.runs[contract.TASK].nunique() > 1 else []
     rest = group_names(found.runs.fillna(dict.fromkeys(others, NOT_SET)), others).replace("", "all")
     frame = pd.DataFrame({"x": swept[key], "y": found.runs[found.ranking.metric], "line": rest}).dropna()
     counts = frame.groupby("line")["x"].nunique()
