@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from projects.tasks import task_named
 
 if TYPE_CHECKING:
     from labtrail.batch.queues import Batch
+    from labtrail.scheduler import Scheduler
 
 _log = logging.getLogger("labtrail")
 
@@ -94,9 +95,8 @@ def _search(
 ) -> Generator[Record]:  # fmt: skip
     """A Record whenever trials have ended, and a last one with tables, plots and the best config."""
     from labtrail import store
-    from labtrail.batch.queue import QueueError
     from labtrail.batch.queues import Jobs
-    from labtrail.scheduler import Job, Local, last_line
+    from labtrail.scheduler import Local
     from labtrail.study import StudyConfig, ended_trials, open_study, outcome_files, wants_more
 
     require_one_process(accelerator, "study")
@@ -104,53 +104,93 @@ def _search(
     study = open_study(config)
     folder = store.state_folder() / "studies" / config.full_name
     write_atomically(folder / "config.yaml", to_yaml(config).encode())
-    command = (sys.executable, "-m", "projects.study", "--config", str(folder / "config.yaml"))
     scheduler = Local(workers) if batch is None else Jobs(batch, workers, config.full_name)
-    lost, shown = 0, -1
+    team = _Team(scheduler, workers, folder, checkpoint.run_id)
+    shown = -1
     bar = tqdm(total=config.trials, desc="trials", unit="trial", disable=None)
-
-    def start(name: str) -> None:
-        options = ("--worker", name.removeprefix("worker-"), "--parent", checkpoint.run_id)
-        scheduler.submit(Job(name, (*command, *options), {}, folder / f"{name}.log"))
-
-    def started(name: str) -> bool:
-        """Whether a worker could be started; a scheduler that does not answer is asked again later."""
-        try:
-            start(name)
-        except QueueError as error:
-            _log.warning("%s", error)
-            return False
-        return True
-
-    waiting = [f"worker-{number}" for number in range(workers)]
     try:
-        waiting = [name for name in waiting if not started(name)]
+        team.start()
         while shown < config.trials:
             done = ended_trials(study)
-            if done != shown:
-                bar.update(done - max(shown, 0))
-                shown, lost = done, 0
-                yield Record(done, _metrics(study, done))
+            if done == shown:
+                team.replace_lost(lambda: wants_more(study, config))
+                time.sleep(_POLL_S if batch is None else batch.config.poll_s)
                 continue
-            for name, status in scheduler.ended().items():
-                if status == _REFUSED:
-                    raise LabtrailError(f"no trial can begin: {last_line(folder / f'{name}.log')}")
-                # One that ends well leaves the rest to the others, as long as there are others.
-                if (status != 0 and wants_more(study, config)) or not (scheduler.names() or waiting):
-                    lost += 1
-                    if lost > _ATTEMPTS * workers:
-                        raise LabtrailError(
-                            f"{done} of {config.trials} trials ended, but workers do not last; see {folder}"
-                        )
-                    waiting.append(name)
-            waiting = [name for name in waiting if not started(name)]
-            time.sleep(_POLL_S if batch is None else batch.config.poll_s)
+            bar.update(done - max(shown, 0))
+            shown, team.lost = done, 0
+            yield Record(done, _metrics(study, done))
     finally:
         bar.close()
         scheduler.close()
     if not any(one.state.name in ("COMPLETE", "PRUNED") for one in study.get_trials(deepcopy=False)):
         raise LabtrailError(f"every one of {shown} trials failed; see {folder}")
     yield Record(shown + 1, _metrics(study, shown), outcome_files(study, config, task))
+
+
+class _Team:
+    """The workers of a study, each a process or a job; those that end badly are replaced.
+
+    Attributes:
+        lost: how many have ended so since a trial ended last.
+    """
+
+    def __init__(self, scheduler: "Scheduler", count: int, folder: Path, parent: str) -> None:
+        """
+        Args:
+            scheduler: where they run.
+            count: how many there are.
+            folder: of the study's config and of their logs.
+            parent: id of the study's run.
+        """
+        self.lost = 0
+        self._scheduler, self._count, self._folder, self._parent = scheduler, count, folder, parent
+        self._waiting = [f"worker-{number}" for number in range(count)]
+
+    def start(self) -> None:
+        """Starts those that wait; a scheduler that does not answer is asked again by the next call."""
+        from labtrail.batch.queue import QueueError
+
+        for name in list(self._waiting):
+            try:
+                self._submit(name)
+            except QueueError as error:
+                _log.warning("%s", error)
+            else:
+                self._waiting.remove(name)
+
+    def _submit(self, name: str) -> None:
+        from labtrail.scheduler import Job
+
+        command = (sys.executable, "-m", "projects.study", "--config", str(self._folder / "config.yaml"))
+        options = ("--worker", name.removeprefix("worker-"), "--parent", self._parent)
+        self._scheduler.submit(Job(name, (*command, *options), {}, self._log_of(name)))
+
+    def _log_of(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def replace_lost(self, more: Callable[[], bool]) -> None:
+        """Looks who has ended, and starts others in their place.
+
+        Args:
+            more: tells whether the study wants trials that nobody has begun.
+
+        Raises:
+            LabtrailError: no trial can begin, or workers end again and again.
+        """
+        from labtrail.scheduler import last_line
+
+        for name, status in self._scheduler.ended().items():
+            if status == _REFUSED:
+                raise LabtrailError(f"no trial can begin: {last_line(self._log_of(name))}")
+            # One that ends well leaves the rest to the others, as long as there are others.
+            if (status != 0 and more()) or not (self._scheduler.names() or self._waiting):
+                self.lost += 1
+                if self.lost > _ATTEMPTS * self._count:
+                    raise LabtrailError(
+                        f"workers do not last: {self.lost} have ended since the last trial; see {self._folder}"
+                    )
+                self._waiting.append(name)
+        self.start()
 
 
 def _metrics(study: Any, done: int) -> dict[str, float]:

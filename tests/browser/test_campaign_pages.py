@@ -1,12 +1,12 @@
 """A digits campaign in the MLflow UI, by the links that are printed; and its report, which is accessible."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.browser.chromium import browser_page, needs_chromium
+from tests.cluster.private_slurm import answers, free_port
 from tests.workspace import Workspace, wait_until
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -37,19 +37,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Workspace,
     assert done.returncode == 0, done.stderr
     made = workspace.run("python", "-m", "labtrail.report", "--campaign", "sweep")
     assert made.returncode == 0, made.stderr
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with workspace.started("labtrail", "ui", "--port", str(port), stdout="ui.log"):
         log = workspace.folder / "ui.log"
-        wait_until(lambda: _listens(port))
+        wait_until(lambda: answers(port))
         lines = [line.split(maxsplit=2) for line in log.read_text().splitlines() if "/#/" in line]
         yield workspace, {f"{name}: {words}": link for name, link, words in lines}
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _shows(page, *texts: str) -> None:

@@ -1,11 +1,11 @@
 """`labtrail ui` as a researcher meets it: the printed link opens the runs as charts."""
 
-import socket
 from collections.abc import Iterator
 
 import pytest
 
 from tests.browser.chromium import browser_page, needs_chromium
+from tests.cluster.private_slurm import answers, free_port
 from tests.workspace import Workspace, wait_until
 
 pytestmark = [pytest.mark.browser, needs_chromium]
@@ -16,19 +16,12 @@ def link(workspace: Workspace) -> Iterator[str]:
     """The link that `labtrail ui` prints for spoter, with two finished runs behind it."""
     for seed in ("0", "1"):
         assert workspace.spoter("--seed", seed, "--train.epochs", "2").returncode == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with workspace.started("labtrail", "ui", "--port", str(port), stdout="ui.log"):
         log = workspace.folder / "ui.log"
         wait_until(lambda: "spoter" in log.read_text())
-        wait_until(lambda: _listens(port))
+        wait_until(lambda: answers(port))
         yield next(line.split()[1] for line in log.read_text().splitlines() if line.startswith("spoter"))
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_printed_link_shows_the_runs_as_charts(link: str) -> None:
