@@ -110,7 +110,8 @@ def _best(runs: pd.DataFrame, metrics: Sequence[str], since: datetime) -> Table:
         known = [name for name in metrics if part[name].notna().any()]
         score = scores.told(part.get(contract.SCORE, ()))
         names = scores.headline(known, score)
-        if not names:
+        # What is no result of a test or score can neither grow better nor worse.
+        if not names or not names[0].startswith(("test/", f"{contract.BEST_PREFIX}/")):
             continue
         metric = scores.direction_of(names[0], score)
         values = part[part[metric.metric].notna()]

@@ -68,6 +68,20 @@ def test_best_so_far_against_before() -> None:
     assert "None, or this is no git checkout" in text
 
 
+def test_what_is_no_result_is_never_the_best() -> None:
+    (run_id,) = fill(methods=["none"], alphas=[0.1], seeds=1, failures=0, epochs=2)
+    client = store.connect()
+    client.set_tag(run_id, contract.TASK, "counting")
+    client.set_tag(run_id, contract.SCORE, "")
+    bare = client.create_run("1", start_time=1_700_000_000_000, tags={contract.TASK: "sizes"}).info.run_id
+    client.log_metric(bare, "profile/bytes", 7)
+    client.set_terminated(bare, "FINISHED", end_time=1_700_000_010_000)
+    text, _ = story(START - timedelta(days=7), START + timedelta(hours=1))
+    assert "| sizes |  | 1 | 1 |" in text
+    assert "profile/bytes" not in text
+    assert "| counting |" in text.partition("## Best so far")[2]
+
+
 def test_a_quiet_week_and_an_empty_store() -> None:
     text, _ = story(START, START + timedelta(days=1))
     assert "0 runs started, 0 finished, 0 failed, 0 killed; 0 still open." in text
