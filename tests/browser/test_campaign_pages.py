@@ -54,7 +54,8 @@ def test_the_run_list_and_the_notes_beside_it(place: tuple[Workspace, dict[str, 
     link = place[1]["distill: all runs as charts"].partition("?")[0]
     with browser_page(width=1500, height=900) as page:
         page.goto(link)
-        _shows(page, "logit-a0.25", "logit-a0.75", "campaign-sweep")
+        _shows(page, "logit-a0.25", "logit-a0.75", "campaign-sweep", "Where to look")
+        assert page.get_by_role("link", name="campaign-sweep").count() == 1
 
 
 def test_the_chart_link_shows_the_campaign_and_nothing_else(place: tuple[Workspace, dict[str, str]]) -> None:

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
@@ -22,7 +23,8 @@ NOT_SET = "not set"
 _SEED = f"{contract.CONFIG_PREFIX}seed"
 
 
-class Gathered(NamedTuple):
+@dataclass(frozen=True)
+class Gathered:
     """What a report tells of.
 
     Attributes:
@@ -35,7 +37,7 @@ class Gathered(NamedTuple):
         pooled: config keys in which runs of one group differ, but for the seed: then its spread is not that of repeats.
         metrics: headline metrics, the ranking one first.
         groups: a row per group and headline metric, as ``frames.over_seeds``; best group first.
-        curves: as ``Query.history``, with a column ``group``.
+        drawn: metrics whose curves are shown.
     """
 
     runs: pd.DataFrame
@@ -47,7 +49,16 @@ class Gathered(NamedTuple):
     pooled: Sequence[str]
     metrics: Sequence[str]
     groups: pd.DataFrame
-    curves: pd.DataFrame
+    drawn: Sequence[str]
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """As ``Query.history``, with a column ``group``; read when it is first asked for, since it is the most."""
+        history = Query().only(list(self.runs["run_id"])).history(self.drawn)
+        history = history.assign(group=history["run_id"].map(self.runs.set_index("run_id")["group"]))
+        # One point is a result, and no curve.
+        steps = history.groupby("metric")["step"].transform("nunique")
+        return history[steps > 1].reset_index(drop=True)
 
     @property
     def repeats(self) -> str:
@@ -119,7 +130,7 @@ def gather(config: ReportConfig) -> Gathered:
         pooled=_pooled(finished),
         metrics=metrics[:_MOST_HEADLINES],
         groups=groups,
-        curves=_curves(config, finished, known, score),
+        drawn=_drawn(config, known, score),
     )
 
 
@@ -174,15 +185,11 @@ def _ranked(groups: pd.DataFrame, ranking: Direction) -> pd.DataFrame:
     return ordered.sort_values("_place", kind="stable").drop(columns="_place").reset_index(drop=True)
 
 
-def _curves(config: ReportConfig, runs: pd.DataFrame, known: Sequence[str], score: Direction | None) -> pd.DataFrame:
-    wanted = list(config.curves)
-    if not wanted:
-        wanted = [name for name in [*_CURVES, *([score.metric] if score else [])] if name in known]
-    history = Query().only(list(runs["run_id"])).history(wanted)
-    history = history.assign(group=history["run_id"].map(runs.set_index("run_id")["group"]))
-    # One point is a result, and no curve.
-    steps = history.groupby("metric")["step"].transform("nunique")
-    return history[steps > 1].reset_index(drop=True)
+def _drawn(config: ReportConfig, known: Sequence[str], score: Direction | None) -> list[str]:
+    for name in config.curves:
+        require("metric", name, known)
+    usual = [*_CURVES, *([score.metric] if score else [])]
+    return list(config.curves) or [name for name in dict.fromkeys(usual) if name in known]
 
 
 def _left_out(query: Query, repeats: int) -> str:
