@@ -12,15 +12,15 @@ from accelerate import Accelerator
 from pydantic import Field
 from tqdm import tqdm
 
-from labtrail import links
-from labtrail.checkpoint import Checkpoint
-from labtrail.cli import run_tasks
 from labtrail.config import Section, TaskConfig, load_config
 from labtrail.errors import LabtrailError
-from labtrail.launch import require_one_process
-from labtrail.record import Record
-from labtrail.scheduler import child_environment
-from labtrail.task import Task
+from labtrail.jobs.scheduler import child_environment
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.cli import run_tasks
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import Record
+from labtrail.running.task import Task
+from labtrail.store import ui_links
 from projects.tasks import task_named
 
 _UI = "http://127.0.0.1:5000"
@@ -93,8 +93,8 @@ _TEST_METRICS = (
 def _outcome(stop: Stop, overrides: dict[str, str]) -> dict[str, Any]:
     """The row of the run that did this work, found by its key."""
     from labtrail import contract
-    from labtrail.execute import work_key
-    from labtrail.query import Query
+    from labtrail.query.query import Query
+    from labtrail.running.execute import work_key
 
     task = stop.task
     config = task.resolve(load_config(task.config, stop.config, list(overrides.items())))
@@ -112,13 +112,13 @@ def _closing_words(table: pd.DataFrame) -> str:
     shown = table.drop(columns="experiment_id").to_string(
         index=False, na_rep="", float_format=lambda value: f"{value:.3f}"
     )
-    charts = "\n".join(f"  charts    {links.experiment_chart(_UI, experiment)}" for experiment in experiments)
+    charts = "\n".join(f"  charts    {ui_links.experiment_chart(_UI, experiment)}" for experiment in experiments)
     return (
         "\nResults on embedded data, SYNTHETIC but for the scanned digits of distill. They show that everything\n"
         "works, and nothing about signs or people.\n\n"
         f"{shown}\n\n"
         f"Look at them in the MLflow UI:  make ui   (starts it on {_UI})\n"
-        f"{charts}\n  compare   {links.compare(_UI, experiments, runs)}\n"
+        f"{charts}\n  compare   {ui_links.compare(_UI, experiments, runs)}\n"
     )
 
 

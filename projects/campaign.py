@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 import click
 from accelerate import Accelerator
 
-from labtrail.checkpoint import Checkpoint
-from labtrail.cli import command_line
 from labtrail.config import load_config
 from labtrail.errors import ConfigError
 from labtrail.files import sha256_of
-from labtrail.launch import require_one_process
-from labtrail.record import DataSource, Record
-from labtrail.task import Task
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.cli import command_line
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import DataSource, Record
+from labtrail.running.task import Task
 from projects.tasks import task_named
 
 if TYPE_CHECKING:
-    from labtrail.batch.queues import Batch
-    from labtrail.campaign import Campaign, CampaignConfig
+    from labtrail.jobs.queues import Batch
+    from labtrail.sweeps.campaign import Campaign, CampaignConfig
 
 
 def _switch(name: str, text: str):
@@ -46,11 +46,11 @@ def main(
     cancel: bool, retry: bool, report: bool, again: bool,
 ) -> int:  # fmt: skip
     """Runs what a campaign is missing; safe to repeat, to kill and to start twice at once."""
-    from labtrail import store
-    from labtrail.batch.queues import batch_named
-    from labtrail.campaign import Campaign, CampaignConfig, cells_of, program, run_campaign
-    from labtrail.execute import Options, execute
-    from labtrail.scheduler import Local
+    from labtrail.jobs.local import Local
+    from labtrail.jobs.queues import batch_named
+    from labtrail.running.execute import Options, execute
+    from labtrail.store import connection
+    from labtrail.sweeps.campaign import Campaign, CampaignConfig, cells_of, program, run_campaign
 
     config = load_config(CampaignConfig, path)
     known = task_named(config.task)
@@ -59,7 +59,7 @@ def main(
     if batch is None and (status or cancel or retry or report):
         raise ConfigError(["--status, --cancel, --retry and --report belong to a scheduler: name it with --backend"])
     if dry_run or batch is not None:
-        store.initialise([known.task.experiment_name])
+        connection.initialise([known.task.experiment_name])
     if dry_run:
         return _dry_run(Campaign(config, known.task, program(known.module)), batch)
     if batch is not None:
@@ -87,8 +87,8 @@ def main(
 
 def _dry_run(campaign: "Campaign", batch: "Batch | None") -> int:
     """What would be run or submitted, with its commands."""
-    from labtrail.batch.script import check
-    from labtrail.tick import job_name, look
+    from labtrail.jobs.script import check
+    from labtrail.sweeps.tick import job_name, look
 
     if batch is None:
         campaign.look()
@@ -104,8 +104,8 @@ def _dry_run(campaign: "Campaign", batch: "Batch | None") -> int:
 
 def _on_scheduler(campaign: "Campaign", batch: "Batch", status: bool, cancel: bool, retry: bool) -> int:
     """One tick, or what is asked instead; the exit status tells whether cells have failed for good."""
-    from labtrail import tick
-    from labtrail.handover import describe_given
+    from labtrail.running.run_status import describe_given
+    from labtrail.sweeps import tick
 
     if cancel:
         ended = tick.cancel(campaign, batch)
@@ -140,10 +140,12 @@ def _refresh_report(name: str) -> None:
 
 def _links(campaign: "Campaign") -> dict[str, str]:
     """Run id -> its page in the MLflow UI."""
-    from labtrail import links, store
+    from labtrail.store import connection, ui_links
 
-    experiment = store.initialise([campaign.experiment])[campaign.experiment]
-    return {cell.run_id: links.run(links.base(), experiment, cell.run_id) for cell in campaign.cells if cell.run_id}
+    experiment = connection.initialise([campaign.experiment])[campaign.experiment]
+    return {
+        cell.run_id: ui_links.run(ui_links.base(), experiment, cell.run_id) for cell in campaign.cells if cell.run_id
+    }
 
 
 def _counted(campaign: "Campaign") -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from labtrail.cli import command_line
 from labtrail.errors import DataError
 from labtrail.fetch import DataSet, fetch
+from labtrail.running.cli import command_line
 
 _log = logging.getLogger("labtrail")
 
@@ -35,7 +35,7 @@ def main(name: str, from_file: str) -> None:
     message = f"{dataset.name}: {files} in {folder}. Licence: {dataset.licence}."
     _log.info("%s", message)
     if "MLFLOW_RUN_ID" in os.environ:
-        from labtrail.handover import describe_given
+        from labtrail.running.run_status import describe_given
 
         describe_given(message)
 

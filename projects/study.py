@@ -11,19 +11,19 @@ import click
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from labtrail.checkpoint import Checkpoint
-from labtrail.cli import command_line, overrides_of
 from labtrail.config import TaskConfig, load_config, to_yaml
 from labtrail.errors import ConfigError, LabtrailError
 from labtrail.files import sha256_of, write_atomically
-from labtrail.launch import require_one_process
-from labtrail.record import DataSource, Record
-from labtrail.task import Task
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.cli import command_line, overrides_of
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import DataSource, Record
+from labtrail.running.task import Task
 from projects.tasks import task_named
 
 if TYPE_CHECKING:
-    from labtrail.batch.queues import Batch
-    from labtrail.scheduler import Scheduler
+    from labtrail.jobs.queues import Batch
+    from labtrail.jobs.scheduler import Scheduler
 
 _log = logging.getLogger("labtrail")
 
@@ -60,14 +60,14 @@ def main(
 
     Values of the study's file are overridden by --key value, as for a task.
     """
-    from labtrail import store
-    from labtrail.batch.queues import batch_named
-    from labtrail.execute import Options, execute
-    from labtrail.study import StudyConfig, trial_config, work
+    from labtrail.jobs.queues import batch_named
+    from labtrail.running.execute import Options, execute
+    from labtrail.store import connection
+    from labtrail.sweeps.study import StudyConfig, trial_config, work
 
     config = load_config(StudyConfig, path, overrides_of(context.args))
     known = task_named(config.task)
-    if config.storage and config.storage == store.tracking_uri():
+    if config.storage and config.storage == connection.tracking_uri():
         raise ConfigError(
             ["storage: this database is MLflow's; Optuna needs one of its own (both number their schema)"]
         )
@@ -94,15 +94,15 @@ def _search(
     batch: "Batch | None",
 ) -> Generator[Record]:  # fmt: skip
     """A Record whenever trials have ended, and a last one with tables, plots and the best config."""
-    from labtrail import store
-    from labtrail.batch.queues import Jobs
-    from labtrail.scheduler import Local
-    from labtrail.study import StudyConfig, ended_trials, open_study, outcome_files, wants_more
+    from labtrail.jobs.local import Local
+    from labtrail.jobs.queues import Jobs
+    from labtrail.store import locks
+    from labtrail.sweeps.study import StudyConfig, ended_trials, open_study, outcome_files, wants_more
 
     require_one_process(accelerator, "study")
     assert isinstance(config, StudyConfig)
     study = open_study(config)
-    folder = store.state_folder() / "studies" / config.full_name
+    folder = locks.state_folder() / "studies" / config.full_name
     write_atomically(folder / "config.yaml", to_yaml(config).encode())
     scheduler = Local(workers) if batch is None else Jobs(batch, workers, config.full_name)
     team = _Team(scheduler, workers, folder, checkpoint.run_id)
@@ -148,7 +148,7 @@ class _Team:
 
     def start(self) -> None:
         """Starts those that wait; a scheduler that does not answer is asked again by the next call."""
-        from labtrail.batch.queue import QueueError
+        from labtrail.jobs.queue import QueueError
 
         for name in list(self._waiting):
             try:
@@ -159,7 +159,7 @@ class _Team:
                 self._waiting.remove(name)
 
     def _submit(self, name: str) -> None:
-        from labtrail.scheduler import Job
+        from labtrail.jobs.scheduler import Job
 
         command = (sys.executable, "-m", "projects.study", "--config", str(self._folder / "config.yaml"))
         options = ("--worker", name.removeprefix("worker-"), "--parent", self._parent)
@@ -177,7 +177,7 @@ class _Team:
         Raises:
             LabtrailError: no trial can begin, or workers end again and again.
         """
-        from labtrail.scheduler import last_line
+        from labtrail.jobs.scheduler import last_line
 
         for name, status in self._scheduler.ended().items():
             if status == _REFUSED:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labtrail.errors import ConfigError
-from labtrail.task import Task
+from labtrail.running.task import Task
 
 
 class Known(NamedTuple):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from labtrail import contract, store
+from labtrail import contract
+from labtrail.store import connection
 
 METHODS = ("none", "logit", "attention")
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -18,8 +19,8 @@ def fill(
     failures: int = 1, campaign: str = "round", params: int = 0, task: str = "distill",
 ) -> list[str]:  # fmt: skip
     """Runs of a sweep in the current store, with curves, some of which did not finish; ids of the finished ones."""
-    experiment = store.initialise([task])[task]
-    client = store.connect()
+    experiment = connection.initialise([task])[task]
+    client = connection.current_store()
     draw = random.Random(0)
     ids = []
     for method in methods:

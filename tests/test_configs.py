@@ -8,11 +8,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from labtrail.campaign import CampaignConfig, cells_of
 from labtrail.config import describe, flatten, load_config
 from labtrail.report.task import TASK as REPORT
-from labtrail.study import StudyConfig, trial_config
-from labtrail.task import Task
+from labtrail.running.task import Task
+from labtrail.sweeps.campaign import CampaignConfig, cells_of
+from labtrail.sweeps.study import StudyConfig, trial_config
 from projects.__main__ import TASK as TOUR
 from projects.__main__ import TourConfig
 from projects.fetch import known_datasets

@@ -102,7 +102,7 @@ def test_module_says_what_it_is_for(path: Path) -> None:
 
 def test_no_scheduler_is_loaded_where_none_is_used() -> None:
     code = "import sys, labtrail.execute; sys.exit(any(name.startswith('labtrail.batch.') and name != "
-    code += "'labtrail.batch.facts' for name in sys.modules))"
+    code += "'labtrail.running.provenance' for name in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": "src:."}, check=False
     )

@@ -14,7 +14,7 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from labtrail.query import Query
+from labtrail.query.query import Query
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIXTURES = Path(os.environ.get("LABTRAIL_FIXTURES", REPOSITORY / "tests/golden/fixtures"))

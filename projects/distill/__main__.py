@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from labtrail.checkpoint import Score
-from labtrail.cli import run_tasks
-from labtrail.record import DataSource
-from labtrail.task import Task
+from labtrail.running.checkpoint import Score
+from labtrail.running.cli import run_tasks
+from labtrail.running.record import DataSource
+from labtrail.running.task import Task
 from projects.distill import analysis, bundle
 from projects.distill.config import DistillConfig
 from projects.distill.data import load_images

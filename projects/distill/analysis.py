@@ -8,14 +8,14 @@ import pandas as pd
 from accelerate import Accelerator
 
 from labtrail import contract
-from labtrail.checkpoint import Checkpoint
 from labtrail.config import TaskConfig
 from labtrail.errors import QueryError
 from labtrail.files import sha256_of
-from labtrail.frames import grouped
-from labtrail.launch import require_one_process
-from labtrail.record import DataSource, Record
-from labtrail.task import Task
+from labtrail.query.frames import grouped
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import DataSource, Record
+from labtrail.running.task import Task
 from projects.distill import charts, comparison
 from projects.distill.evaluate import FEATURES
 from projects.distill.evidence import collect
@@ -41,7 +41,7 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
     Raises:
         QueryError: there is none.
     """
-    from labtrail.lookup import artifact_names, find_runs
+    from labtrail.query.find import artifact_names, find_runs
 
     found = find_runs(config.runs, "distill")
     if config.campaign:
@@ -57,8 +57,8 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
 
 def _cells(campaign: str) -> set[str]:
     """The runs of a campaign: those of its table, which also names runs that it found done, and those it has tagged."""
-    from labtrail.lookup import artifact, artifact_names
-    from labtrail.query import Query
+    from labtrail.query.find import artifact, artifact_names
+    from labtrail.query.query import Query
 
     found = set(Query("distill").campaign(campaign).runs()["run_id"])
     rounds = Query("campaign").configured({"name": campaign}).ended("FINISHED", "FAILED").with_archived().runs()
@@ -70,8 +70,8 @@ def _cells(campaign: str) -> set[str]:
 
 def sources(config: AnalysisConfig) -> Sequence[DataSource]:
     """The features of every run, and of the teachers beside them."""
-    from labtrail.lookup import artifact
-    from labtrail.query import Query
+    from labtrail.query.find import artifact
+    from labtrail.query.query import Query
 
     ids = config.runs.split(",")
     teachers = Query("distill").only(ids).runs()["cfg.teacher"]

@@ -12,13 +12,13 @@ from accelerate import Accelerator
 from pydantic import Field, model_validator
 
 from labtrail import contract
-from labtrail.checkpoint import Checkpoint
 from labtrail.config import Section
 from labtrail.errors import LaunchError
-from labtrail.launch import require_one_process
-from labtrail.record import DataSource, Record
-from labtrail.signals import Interrupted
-from labtrail.task import Task
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import DataSource, Record
+from labtrail.running.signals import Interrupted
+from labtrail.running.task import Task
 from projects.distill.config import ALONE, DistillConfig, LossConfig, Method
 from projects.distill.teacher import resolve as resolve_student
 from projects.distill.train import train_together
@@ -86,7 +86,7 @@ def make_task(student: Task[DistillConfig], sources: Callable[[DistillConfig], S
 
     def bundle(config: BundleConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:
         """A Record whenever a student ends an epoch, and a last one with the table of students."""
-        from labtrail.members import Members
+        from labtrail.running.members import Members
 
         require_one_process(accelerator, NAME)
         if config.compute.precision == "fp16" and len(config.students) > 1:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labtrail import figures
-from labtrail.frames import grouped
+from labtrail.query.frames import grouped
 from projects.distill.comparison import arms_of, students
 
 # Measures that are drawn as heat maps of method by alpha, with their words.

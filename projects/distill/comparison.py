@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labtrail.frames import grouped
+from labtrail.query.frames import grouped
 from labtrail.statistics import bootstrap_mean, detectable, holm, paired_t, t_interval
 from projects.distill.evidence import correct
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from tqdm import tqdm
 
 from labtrail.errors import DataError
-from labtrail.frames import group_names, grouped, newest_of_each, varying
+from labtrail.query.frames import group_names, grouped, newest_of_each, varying
 from labtrail.statistics import debiased_cka, dissimilarities, rdm_correlation
 from projects.distill.config import ALONE
 from projects.distill.evaluate import FEATURES
@@ -43,7 +43,7 @@ def collect(run_ids: Sequence[str]) -> pd.DataFrame:
     Raises:
         DataError: runs of one data set and recipe were tested on other images.
     """
-    from labtrail.query import Query
+    from labtrail.query.query import Query
 
     runs = newest_of_each(Query("distill").only(run_ids).runs())
     differ = varying(runs)
@@ -99,7 +99,7 @@ def _pull(history: pd.DataFrame) -> dict[str, float]:
 @lru_cache(maxsize=64)
 def features_of(run_id: str) -> Mapping[str, np.ndarray]:
     """Logits, labels and pooled features of a run's test images."""
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     return load_file(artifact(run_id, FEATURES))
 

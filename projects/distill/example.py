@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from labtrail.errors import ConfigError
-from labtrail.example import Example
+from labtrail.running.example import Example
 from projects.distill.config import ALONE, DistillConfig
 from projects.distill.learner import Learner
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from labtrail.config import fingerprint
 from labtrail.files import write_atomically
-from labtrail.seeding import generator_states, reseed, set_generator_states
+from labtrail.running.seeding import generator_states, reseed, set_generator_states
 from projects.distill.config import DistillConfig
 from projects.distill.data import Resident, load_images
 from projects.distill.losses import reconstruction_loss

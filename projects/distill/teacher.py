@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from labtrail.checkpoint import load_portable
 from labtrail.config import load_config
 from labtrail.contract import BEST_WEIGHTS, CONFIG_FILE, is_run_id
 from labtrail.errors import ConfigError, QueryError
 from labtrail.files import sha256_of
-from labtrail.record import DataSource
+from labtrail.running.checkpoint import load_portable
+from labtrail.running.record import DataSource
 from projects.distill.config import ALONE, FIND, DistillConfig
 from projects.distill.data import load_images
 from projects.distill.model import ResNet, fused
@@ -43,7 +43,7 @@ def resolve(config: DistillConfig) -> DistillConfig:
     if config.method in ALONE:
         none = {"teacher": "", "teacher_version": "", "teacher_sha256": ""}
         return config.model_copy(update=none | ({"alpha": 0.0} if config.method == "none" else {}))
-    from labtrail.lookup import model_version
+    from labtrail.query.find import model_version
 
     version = ""
     if config.teacher == FIND:
@@ -66,28 +66,28 @@ def resolve(config: DistillConfig) -> DistillConfig:
 
 def _finished_run(wanted: str) -> str:
     """Id of the one finished run that is meant."""
-    from labtrail.lookup import find_run
+    from labtrail.query.find import find_run
 
     return _finished_id(wanted) if is_run_id(wanted) else str(find_run(wanted, "distill")["run_id"])
 
 
 @lru_cache(maxsize=1024)
 def _finished_id(run_id: str) -> str:
-    from labtrail.lookup import find_run
+    from labtrail.query.find import find_run
 
     return str(find_run(run_id, "distill")["run_id"])
 
 
 @lru_cache(maxsize=1024)
 def _weights_digest(run_id: str) -> str:
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     return sha256_of(artifact(run_id, BEST_WEIGHTS))
 
 
 @lru_cache(maxsize=1024)
 def _read_digests(run_id: str) -> frozenset[str]:
-    from labtrail.lookup import data_digests
+    from labtrail.query.find import data_digests
 
     return frozenset(data_digests(run_id))
 
@@ -98,7 +98,7 @@ def _baseline(config: DistillConfig) -> str:
     Raises:
         QueryError: there is none, or several that differ in more than that.
     """
-    from labtrail.query import Query
+    from labtrail.query.query import Query
 
     wanted = {"method": "none", "data.name": config.data.name}
     runs = Query("distill").configured(wanted).runs()
@@ -122,7 +122,7 @@ def _baseline(config: DistillConfig) -> str:
 
 def _refuse_other_data(run_id: str, config: DistillConfig) -> None:
     if not _same_data(run_id, config):
-        from labtrail.query import Query
+        from labtrail.query.query import Query
 
         runs = Query("distill").configured({"method": "none", "data.name": config.data.name}).runs()
         own = run_config(run_id).data
@@ -147,7 +147,7 @@ def _listed(runs: Any) -> str:
 @lru_cache(maxsize=1024)
 def run_config(run_id: str) -> DistillConfig:
     """What a run ran with."""
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     return load_config(DistillConfig, artifact(run_id, CONFIG_FILE))
 
@@ -163,7 +163,7 @@ def teacher_source(config: DistillConfig) -> list[DataSource]:
 
 def load_teacher(config: DistillConfig, device: torch.device) -> Taught:
     """The teacher's best weights, frozen, in the memory format and with the fusing that the config asks for."""
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     own, images = run_config(config.teacher), load_images(config.data)
     model = ResNet(own.model, images.train.images.shape[1], images.classes)

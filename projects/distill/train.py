@@ -12,12 +12,12 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim import SGD, Optimizer
 from tqdm import tqdm
 
-from labtrail.checkpoint import Checkpoint
 from labtrail.errors import MetricError
-from labtrail.launch import require_one_process
-from labtrail.record import Record, named
-from labtrail.remat import LeanBackward, lean_backward, notes
-from labtrail.seeding import reseed
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import Record, named
+from labtrail.running.remat import LeanBackward, lean_backward, notes
+from labtrail.running.seeding import reseed
 from projects.distill.config import DistillConfig, TrainConfig
 from projects.distill.data import Images, Resident, load_images
 from projects.distill.evaluate import FEATURES, Answers, features_file, predict, scores

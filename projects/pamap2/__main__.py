@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from labtrail.cli import run_tasks
-from labtrail.record import DataSource
-from labtrail.task import Task
+from labtrail.running.cli import run_tasks
+from labtrail.running.record import DataSource
+from labtrail.running.task import Task
 from projects.pamap2 import analysis, prepare, robustness
 from projects.pamap2.build import open_data
 from projects.pamap2.config import Pamap2Config

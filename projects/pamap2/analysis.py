@@ -9,13 +9,13 @@ import pandas as pd
 from accelerate import Accelerator
 
 from labtrail import contract
-from labtrail.checkpoint import Checkpoint
 from labtrail.config import TaskConfig
 from labtrail.errors import QueryError
-from labtrail.frames import group_names, newest_of_each, varying
-from labtrail.launch import require_one_process
-from labtrail.record import DataSource, Record
-from labtrail.task import Task
+from labtrail.query.frames import group_names, newest_of_each, varying
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import DataSource, Record
+from labtrail.running.task import Task
 from projects.pamap2 import charts, comparison
 from projects.pamap2.evidence import Evidence, collect
 from projects.pamap2.judged import judged_sources, open_run, run_config
@@ -41,8 +41,8 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
     Raises:
         QueryError: there is none.
     """
-    from labtrail.lookup import data_digests, find_runs
-    from labtrail.query import Query
+    from labtrail.query.find import data_digests, find_runs
+    from labtrail.query.query import Query
 
     found = find_runs(config.runs, "pamap2")
     newest = data_digests(found[-1])
@@ -84,7 +84,7 @@ def analyse(config: AnalysisConfig, accelerator: Accelerator, checkpoint: Checkp
 
 def _runs(run_ids: Sequence[str]) -> pd.DataFrame:
     """The runs' rows, with columns protocol, setting and seed."""
-    from labtrail.query import Query
+    from labtrail.query.query import Query
 
     runs = Query("pamap2").only(run_ids).runs()
     keys = [*_NAMED, *(key for key in varying(runs, _APART) if key not in _NAMED)]

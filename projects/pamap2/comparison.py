@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from labtrail.frames import grouped
+from labtrail.query.frames import grouped
 from labtrail.statistics import bootstrap_mean, t_interval
 from projects.pamap2.evaluate import macro_f1
 from projects.pamap2.evidence import SHARES

@@ -21,8 +21,8 @@ def resolve_dedicated(run_id: str, words: Sequence[str]) -> tuple[str, ...]:
     Raises:
         QueryError: a run that differs in more, or none found.
     """
-    from labtrail.lookup import data_digests, find_run
-    from labtrail.query import Query
+    from labtrail.query.find import data_digests, find_run
+    from labtrail.query.query import Query
 
     own = run_config(run_id)
     if tuple(words) != (FIND,):
@@ -50,7 +50,7 @@ def resolve_dedicated(run_id: str, words: Sequence[str]) -> tuple[str, ...]:
 
 def dedicated_scores(run_ids: Sequence[str]) -> dict[tuple[bool, ...], tuple[str, float]]:
     """Subset of modalities -> id and test macro F1 of the run that reads nothing else."""
-    from labtrail.query import Query
+    from labtrail.query.query import Query
 
     runs = Query("pamap2").only(run_ids).runs()
     scores = dict(zip(runs["run_id"], runs["test/macro_f1"], strict=True)) if len(runs) else {}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labtrail.example import Example
+from labtrail.running.example import Example
 from projects.pamap2.config import Pamap2Config
 from projects.pamap2.model import FusionModel
 from projects.pamap2.schema import MODALITIES

@@ -12,7 +12,7 @@ from labtrail import contract
 from labtrail.config import load_config
 from labtrail.errors import CheckpointError, DataError
 from labtrail.files import sha256_of
-from labtrail.record import DataSource
+from labtrail.running.record import DataSource
 from projects.pamap2.build import open_data
 from projects.pamap2.config import Pamap2Config
 from projects.pamap2.dataset import Dataset
@@ -40,7 +40,7 @@ class Judged(NamedTuple):
 
 def run_config(run_id: str) -> Pamap2Config:
     """What a run ran with."""
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     return load_config(Pamap2Config, artifact(run_id, contract.CONFIG_FILE))
 
@@ -51,7 +51,7 @@ def open_run(run_id: str) -> Judged:
     Raises:
         DataError: the folder it was trained on holds other data by now.
     """
-    from labtrail.lookup import data_digests
+    from labtrail.query.find import data_digests
 
     config = run_config(run_id)
     dataset = open_data(config.data)
@@ -70,7 +70,7 @@ def load_model(judged: Judged, fold: Fold, device: torch.device) -> FusionModel:
     Raises:
         CheckpointError: the weights are of another version of the network.
     """
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     model = FusionModel(judged.config.model, CHANNELS, len(judged.classes.ids))
     path = artifact(judged.run_id, fold.weights_name)
@@ -83,7 +83,7 @@ def load_model(judged: Judged, fold: Fold, device: torch.device) -> FusionModel:
 
 def judged_sources(runs: Sequence[Judged]) -> list[DataSource]:
     """The data set of each run, and the weights of every fold."""
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     found = {one.dataset.digest: _data_source(one.dataset) for one in runs}
     weights = []

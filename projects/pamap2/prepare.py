@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 
-from labtrail.checkpoint import Checkpoint
 from labtrail.config import fingerprint
 from labtrail.errors import DataError
 from labtrail.files import sha256_of
-from labtrail.launch import require_one_process
-from labtrail.record import DataSource, Record, named
-from labtrail.task import Task
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import DataSource, Record, named
+from labtrail.running.task import Task
 from projects.pamap2.build import build
 from projects.pamap2.config import SYNTHETIC, PrepareConfig
 from projects.pamap2.dataset import INDEX, Dataset, bout_of_rows, load_dataset

@@ -15,13 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from labtrail import contract
-from labtrail.checkpoint import Checkpoint
 from labtrail.config import TaskConfig, Words
 from labtrail.errors import QueryError
 from labtrail.figures import heat_maps
-from labtrail.launch import require_one_process
-from labtrail.record import DataSource, Record, named
-from labtrail.task import Task
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import DataSource, Record, named
+from labtrail.running.task import Task
 from projects.pamap2.dedicated import dedicated_scores, resolve_dedicated
 from projects.pamap2.evaluate import predict, scores
 from projects.pamap2.inputs import NAMES, Resident, make_resident, subset_names
@@ -59,7 +59,7 @@ def resolve(config: RobustnessConfig) -> RobustnessConfig:
     Raises:
         QueryError: no such run, or one that never reads some of the modalities.
     """
-    from labtrail.lookup import find_run
+    from labtrail.query.find import find_run
 
     run_id = str(find_run(config.run, "pamap2")["run_id"])
     own = run_config(run_id).model

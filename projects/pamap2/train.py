@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 
-from labtrail.checkpoint import Checkpoint
-from labtrail.compiling import compile_in_place
-from labtrail.launch import require_one_process
-from labtrail.record import Record, named
-from labtrail.remat import LeanBackward, lean_backward, notes
-from labtrail.seeding import reseed
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.compiling import compile_in_place
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import Record, named
+from labtrail.running.remat import LeanBackward, lean_backward, notes
+from labtrail.running.seeding import reseed
 from projects.pamap2.baseline import trees_guess
 from projects.pamap2.build import open_data
 from projects.pamap2.config import Pamap2Config, TrainConfig

@@ -8,14 +8,14 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 
 from labtrail import contract
-from labtrail.checkpoint import Checkpoint
 from labtrail.config import TaskConfig
 from labtrail.figures import COLOURS
 from labtrail.files import sha256_of
-from labtrail.frames import group_names, grouped, newest_of_each, varying
-from labtrail.launch import require_one_process
-from labtrail.record import DataSource, Record
-from labtrail.task import Task
+from labtrail.query.frames import group_names, grouped, newest_of_each, varying
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import DataSource, Record
+from labtrail.running.task import Task
 from projects.profiler import charts
 from projects.profiler.measure import by_part
 from projects.profiler.tables import duration, size
@@ -38,8 +38,8 @@ def resolve(config: CompareConfig) -> CompareConfig:
     Raises:
         QueryError: there is none.
     """
-    from labtrail.lookup import find_runs
-    from labtrail.query import Query
+    from labtrail.query.find import find_runs
+    from labtrail.query.query import Query
 
     found = newest_of_each(Query("profiler").only(find_runs(config.runs, "profiler")).runs())
     return config.model_copy(update={"runs": ",".join(found["run_id"])})
@@ -47,7 +47,7 @@ def resolve(config: CompareConfig) -> CompareConfig:
 
 def sources(config: CompareConfig) -> Sequence[DataSource]:
     """The table and the nodes of every run."""
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     return [
         DataSource(Path(name).name, "profile", f"runs:/{one}/{name}", sha256_of(artifact(one, name)), {}, one)
@@ -77,8 +77,8 @@ def compare(config: CompareConfig, accelerator: Accelerator, checkpoint: Checkpo
 
 def collect(run_ids: Sequence[str]) -> pd.DataFrame:
     """One row per run and batch size: the run's metrics, and a label of what the runs differ in."""
-    from labtrail.lookup import artifact
-    from labtrail.query import Query
+    from labtrail.query.find import artifact
+    from labtrail.query.query import Query
 
     runs = Query("profiler").only(run_ids).runs()
     keys = varying(runs, apart=("cfg.batch_sizes", "cfg.iterations", "cfg.warmup", "cfg.model"))
@@ -93,8 +93,8 @@ def collect(run_ids: Sequence[str]) -> pd.DataFrame:
 
 def operator_times(run_ids: Sequence[str]) -> pd.DataFrame:
     """Seconds, calls and workspace of each operator in each run's largest batch, slowest first."""
-    from labtrail.lookup import artifact
-    from labtrail.query import Query
+    from labtrail.query.find import artifact
+    from labtrail.query.query import Query
 
     models = Query("profiler").only(run_ids).runs().set_index("run_id")["cfg.model"]
     found = []

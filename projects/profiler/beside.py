@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from tqdm import tqdm
 
-from labtrail.example import Example
+from labtrail.running.example import Example
 from labtrail.stepgraph.inplace import in_place
 from labtrail.stepgraph.liveness import liveness
 from labtrail.stepgraph.plan import InfeasibleError, Planner

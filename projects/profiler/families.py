@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from labtrail.config import load_config, text_of
 from labtrail.errors import ConfigError, LabtrailError
-from labtrail.example import Example
+from labtrail.running.example import Example
 from labtrail.stepgraph import compat
 from projects.profiler.tiny import tiny_example
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 from accelerate import Accelerator
 
-from labtrail.checkpoint import Checkpoint
-from labtrail.launch import require_one_process
-from labtrail.record import Record, named
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import Record, named
+from labtrail.running.task import Task
 from labtrail.stepgraph.liveness import liveness
 from labtrail.stepgraph.trace import trace
-from labtrail.task import Task
 from projects.profiler import charts, families
 from projects.profiler.config import ProfilerConfig
 from projects.profiler.fitting import free_bytes, out_of_memory_explained, to_swap

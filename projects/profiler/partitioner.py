@@ -19,7 +19,7 @@ from torch._functorch.partitioners import default_partition, min_cut_remateriali
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from labtrail.example import Example
+from labtrail.running.example import Example
 from labtrail.stepgraph.assemble import Assembled, assemble
 from labtrail.stepgraph.compat import Calls, draws, mode_of
 from labtrail.stepgraph.ir import Role

@@ -15,10 +15,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from labtrail.checkpoint import Checkpoint
 from labtrail.errors import LabtrailError
-from labtrail.launch import require_one_process
-from labtrail.record import Record, named
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import Record, named
+from labtrail.running.task import Task
 from labtrail.stepgraph import compat
 from labtrail.stepgraph.accountant import Accountant
 from labtrail.stepgraph.costs import costs_of, device_of, peak_of_graph, target_bytes
@@ -34,7 +35,6 @@ from labtrail.stepgraph.roofline import MACHINES, roofline
 from labtrail.stepgraph.simulate import Costs, Simulator
 from labtrail.stepgraph.step import TrainingStep
 from labtrail.stepgraph.trace import TracedStep, trace
-from labtrail.task import Task
 from projects.profiler import families, remat_charts
 from projects.profiler.beside import beside_torch
 from projects.profiler.clock import clock_of

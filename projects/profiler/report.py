@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from labtrail.pages import filled
+from labtrail.report.pages import filled
 from projects.profiler.charts import PART_COLOURS
 from projects.profiler.profile import Profile
 

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from labtrail.example import Example
-from labtrail.seeding import reseed
+from labtrail.running.example import Example
+from labtrail.running.seeding import reseed
 from labtrail.stepgraph import compat
 from labtrail.stepgraph.memory import held_by, peak_of
 from labtrail.stepgraph.step import TrainingStep, plain_step

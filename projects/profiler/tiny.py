@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labtrail.example import Example
+from labtrail.running.example import Example
 
 _CHANNELS, _PIXELS, _CLASSES, _WIDTH = 3, 16, 10, 16
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from labtrail.checkpoint import Score
-from labtrail.cli import run_tasks
-from labtrail.task import Task
+from labtrail.running.checkpoint import Score
+from labtrail.running.cli import run_tasks
+from labtrail.running.task import Task
 from projects.spoter import analysis, attention
 from projects.spoter.config import SpoterConfig
 from projects.spoter.data import sources

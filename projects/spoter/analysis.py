@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 from accelerate import Accelerator
 
-from labtrail.checkpoint import Checkpoint
 from labtrail.files import sha256_of
-from labtrail.launch import require_one_process
-from labtrail.record import DataSource, Record, named
-from labtrail.task import Task
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import DataSource, Record, named
+from labtrail.running.task import Task
 from projects.spoter.attention import file_name
 from projects.spoter.capture import capture
 from projects.spoter.glosses import read_list
@@ -40,7 +40,7 @@ NAME = "spoter-analysis"
 
 def sources(config: AnalysisConfig) -> Sequence[DataSource]:
     """The split, the checkpoints, the attention files, and the glosses and the language model if they are named."""
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     extraction = extraction_config(config.run)
     found = study_sources(load_subject(extraction.run), extraction.split, config.epochs)

@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from pydantic import Field
 
 from labtrail import contract
-from labtrail.checkpoint import Checkpoint
 from labtrail.config import Integers, TaskConfig
 from labtrail.files import sha256_of
-from labtrail.launch import require_one_process
-from labtrail.record import DataSource, Record, named
-from labtrail.task import Task
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import DataSource, Record, named
+from labtrail.running.task import Task
 from projects.spoter.attention_file import to_bytes, to_samples
 from projects.spoter.batches import to_inputs
 from projects.spoter.capture import capture
@@ -52,7 +52,7 @@ class AttentionConfig(TaskConfig):
 
 def resolve(config: AttentionConfig) -> AttentionConfig:
     """The config with the run's id and the epochs written out."""
-    from labtrail.lookup import find_run
+    from labtrail.query.find import find_run
 
     run_id = find_run(config.run, TRAINING)["run_id"]
     return config.model_copy(update={"run": run_id, "epochs": chosen_epochs(run_id, config.epochs)})
@@ -65,7 +65,7 @@ def sources(config: AttentionConfig) -> Sequence[DataSource]:
 
 def extract(config: AttentionConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
     """One Record per epoch: the split's scores, and the file of its weights."""
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     require_one_process(accelerator, NAME)
     subject = load_subject(config.run)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from labtrail.errors import DataError
-from labtrail.record import DataSource
+from labtrail.running.record import DataSource
 from projects.spoter.clips import Clips, load_clips
 from projects.spoter.config import SYNTHETIC, DataConfig, SpoterConfig
 from projects.spoter.synthetic import write_split

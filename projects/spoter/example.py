@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from labtrail.example import Example
+from labtrail.running.example import Example
 from projects.spoter.config import SpoterConfig
 from projects.spoter.model import Layout, Spoter
 from projects.spoter.skeleton import FRAME_SIZE

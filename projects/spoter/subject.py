@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labtrail import contract
-from labtrail.checkpoint import load_portable
 from labtrail.config import load_config
 from labtrail.errors import DataError, QueryError
 from labtrail.files import sha256_of
-from labtrail.record import DataSource
-from labtrail.seeding import reseed
+from labtrail.running.checkpoint import load_portable
+from labtrail.running.record import DataSource
+from labtrail.running.seeding import reseed
 from projects.spoter.config import SpoterConfig
 from projects.spoter.data import Split, Splits, load_splits, source_of
 from projects.spoter.model import Spoter
@@ -39,7 +39,7 @@ def load_subject(run_id: str) -> Subject:
     Raises:
         QueryError: it is not there, not a training run, or has not finished.
     """
-    from labtrail.lookup import artifact, find_run
+    from labtrail.query.find import artifact, find_run
 
     row = find_run(run_id, TRAINING)
     config = load_config(SpoterConfig, artifact(row["run_id"], contract.CONFIG_FILE))
@@ -48,7 +48,7 @@ def load_subject(run_id: str) -> Subject:
 
 def known_epochs(run_id: str) -> tuple[int, ...]:
     """Epochs whose weights the run has kept, ascending."""
-    from labtrail.lookup import artifact_names
+    from labtrail.query.find import artifact_names
 
     names = artifact_names(run_id, contract.CHECKPOINTS)
     kept = [name.removeprefix("epoch_").removesuffix(".pt") for name in names if name.startswith("epoch_")]
@@ -90,7 +90,7 @@ def network(subject: Subject, epoch: int, classes: int) -> Spoter:
         DataError: the checkpoint has another number of classes than the data.
         CheckpointError: it cannot be read.
     """
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     reseed(subject.config.seed)
     model = Spoter(subject.config.model, classes)
@@ -109,7 +109,7 @@ def network(subject: Subject, epoch: int, classes: int) -> Spoter:
 
 def study_sources(subject: Subject, split_name: str, epochs: Sequence[int]) -> list[DataSource]:
     """What a study of a run reads: one split, and one checkpoint for each epoch."""
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     splits = load_splits(subject.config.data)
     split = split_of(splits, split_name)

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from labtrail.checkpoint import Checkpoint, load_portable
-from labtrail.record import Record, named
-from labtrail.remat import LeanBackward, lean_backward, notes
-from labtrail.seeding import reseed
+from labtrail.running.checkpoint import Checkpoint, load_portable
+from labtrail.running.record import Record, named
+from labtrail.running.remat import LeanBackward, lean_backward, notes
+from labtrail.running.seeding import reseed
 from projects.spoter import baseline
 from projects.spoter.batches import Inputs, Update, batches, epoch_updates, to_inputs, training_inputs
 from projects.spoter.config import SpoterConfig, TrainConfig

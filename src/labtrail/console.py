@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from labtrail.cli import command_line
 from labtrail.errors import ConfigError, LabtrailError
+from labtrail.running.cli import command_line
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -26,12 +26,12 @@ def _labtrail() -> None:
               help="Where new experiments keep their artifacts, such as a scratch file system.")  # fmt: skip
 def init(artifacts: str) -> int:
     """Creates or migrates the store and creates one experiment per project; safe to repeat."""
-    from labtrail import store
+    from labtrail.store import connection
 
     _in_project()
-    for name, experiment_id in store.initialise(_experiments(), artifacts).items():
+    for name, experiment_id in connection.initialise(_experiments(), artifacts).items():
         click.echo(f"experiment {name}: id {experiment_id}")
-    click.echo(f"store: {store.tracking_uri()}")
+    click.echo(f"store: {connection.tracking_uri()}")
     return 0
 
 
@@ -40,19 +40,20 @@ def init(artifacts: str) -> int:
 @click.option("--host", default=_LOCAL, show_default=True, help="Address to listen on; only this machine unless told.")
 def ui(port: int, host: str) -> int:
     """Starts the MLflow UI as it should be started; prints links to what is newest, and notes them on its pages."""
-    from labtrail import guide, store
+    from labtrail.report import ui_guide
+    from labtrail.store import connection
 
     base = f"http://{host}:{port}"
-    experiments = store.initialise(_experiments())
+    experiments = connection.initialise(_experiments())
     try:
-        found = guide.places(base, experiments)
-        guide.write_notes(found, experiments)
+        found = ui_guide.places(base, experiments)
+        ui_guide.write_notes(found, experiments)
     except Exception as error:  # Without its links the UI is still wanted.
         found = []
         click.echo(f"no links: {type(error).__name__}: {error}", err=True)
     for one in found:
         click.echo(f"{one.experiment:10} {one.link}  {one.words}")
-    _become_server(store.tracking_uri(), ["--host", host, "--port", str(port)])
+    _become_server(connection.tracking_uri(), ["--host", host, "--port", str(port)])
     return 0
 
 
@@ -65,9 +66,9 @@ def ui(port: int, host: str) -> int:
               help="Where it keeps the artifacts that clients send.")  # fmt: skip
 def server(port: int, host: str, allow: Sequence[str], artifacts: str) -> int:
     """Starts a tracking server for jobs on other nodes: one worker, artifacts through it, named hosts only."""
-    from labtrail import store
+    from labtrail.store import connection
 
-    uri = store.tracking_uri()
+    uri = connection.tracking_uri()
     if uri.startswith(("http://", "https://")):
         raise ConfigError([f"MLFLOW_TRACKING_URI={uri}: a server needs a database; name one, or unset it"])
     if host != _LOCAL and not allow:
@@ -84,7 +85,7 @@ def server(port: int, host: str, allow: Sequence[str], artifacts: str) -> int:
         "--default-artifact-root",
         "mlflow-artifacts:/",
     ]
-    store.connect().search_experiments(max_results=1)
+    connection.current_store().search_experiments(max_results=1)
     _become_server(uri, options)
     return 0
 
@@ -118,7 +119,8 @@ def campaign(context: click.Context) -> None:
 @click.option("--every", type=click.IntRange(1, 59), default=10, show_default=True, metavar="MINUTES")
 def _cron(switch: str, path: Path, backend: str, backend_config: Path | None, every: int) -> int:
     """Lets cron look after a campaign: one line in the crontab, one log."""
-    from labtrail import cron, store
+    from labtrail.store import locks
+    from labtrail.sweeps import cron
 
     name = str(path.resolve())
     if switch == "off":
@@ -128,7 +130,7 @@ def _cron(switch: str, path: Path, backend: str, backend_config: Path | None, ev
         raise ConfigError(["--backend-config is missing; name a file such as slurm/cpu.json"])
     options = ["--config", str(path), "--backend", backend, "--backend-config", str(backend_config)]
     _would_run(options)
-    log = store.state_folder() / "campaigns" / f"{path.stem}.cron.log"
+    log = locks.state_folder() / "campaigns" / f"{path.stem}.cron.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     # Cron knows neither the environment's PATH nor its variables.
     variables = {
@@ -157,15 +159,17 @@ def _would_run(options: Sequence[str]) -> None:
 @click.option("--to", "target", default="", help="Address of the other store; by default the one of this folder.")
 def sync(source: str, target: str) -> int:
     """Copies ended runs of SOURCE (a database URL or a SQLite file) with their artifacts; safe to repeat."""
-    from labtrail import store
-    from labtrail.sync import sync as copy_runs
+    from labtrail.store import connection, locks
+    from labtrail.store.sync import sync as copy_runs
 
     given = Path(source)
     if "://" not in source and not given.is_file():
         raise ConfigError([f"{source}: neither a file nor an address such as sqlite:///runs.db"])
     address = source if "://" in source else f"sqlite:///{given.resolve()}"
-    with store.locked("sync"):
-        found = copy_runs(store.client_of(address), store.client_of(target) if target else store.connect())
+    with locks.locked("sync"):
+        found = copy_runs(
+            connection.open_store(address), connection.open_store(target) if target else connection.current_store()
+        )
     click.echo(f"{found.copied} runs copied, {found.same} were there already, {found.open} have not ended yet")
     return 0
 
@@ -173,7 +177,7 @@ def sync(source: str, target: str) -> int:
 @_labtrail.command()
 def doctor() -> int:
     """Looks at store, artifacts, open runs, versions and disk; changes nothing, and fails if something is wrong."""
-    from labtrail import upkeep
+    from labtrail.sweeps import upkeep
 
     problems = 0
     for finding in upkeep.doctor():
@@ -185,7 +189,7 @@ def doctor() -> int:
 @_labtrail.command()
 def reap() -> int:
     """Closes runs that say RUNNING or SCHEDULED but whose job or process is gone; they can be continued."""
-    from labtrail import upkeep
+    from labtrail.sweeps import upkeep
 
     closed = upkeep.reap()
     for run_id, reason in closed:
@@ -199,9 +203,9 @@ def reap() -> int:
 @click.argument("new", type=Path)
 def relocate(old: Path, new: Path) -> int:
     """Tells the store that the artifacts' folder OLD is now called NEW, after a checkout was moved."""
-    from labtrail import store
+    from labtrail.store import relocate
 
-    changed = store.relocate(old.absolute(), new.absolute())
+    changed = relocate.relocate(old.absolute(), new.absolute())
     for place, count in changed.items():
         click.echo(f"{place}: {count} addresses changed")
     if not any(changed.values()):
@@ -217,7 +221,7 @@ def relocate(old: Path, new: Path) -> int:
               help="Where its folder of results goes.")  # fmt: skip
 def archive(campaign: str, export: Path | None, folder: Path) -> int:
     """Closes a round: writes its results to a folder and marks its runs, so that a new round starts clean."""
-    from labtrail.archive import archive as close
+    from labtrail.report.archive import archive as close
 
     done = close(campaign, folder, export)
     if done.runs:
@@ -233,7 +237,7 @@ def archive(campaign: str, export: Path | None, folder: Path) -> int:
 @click.argument("path", type=Path)
 def restore(path: Path) -> int:
     """Brings an exported round back into this store; safe to repeat."""
-    from labtrail.archive import restore as bring_back
+    from labtrail.report.archive import restore as bring_back
 
     counts = bring_back(path)
     click.echo(f"{counts.copied} runs restored, {counts.same} were there already")
@@ -249,7 +253,7 @@ def digest(since: str, folder: Path) -> int:
     """Tells the story of the last days: runs, failures, what got better, figures, commits."""
     from datetime import UTC, datetime
 
-    from labtrail.digest import moment_of, write_digest
+    from labtrail.report.digest import moment_of, write_digest
 
     now = datetime.now(UTC)
     text, written = write_digest(moment_of(since, now), now, folder)

@@ -50,6 +50,8 @@ CAMPAIGN_VARIABLE = "LABTRAIL_CAMPAIGN"
 # What its submission tells a job: the number of the attempt, and the resources that were asked for.
 TOKEN_VARIABLE = "LABTRAIL_TOKEN"
 RESOURCES_VARIABLE = "LABTRAIL_RESOURCES"
+# Number of the process that started a job on this machine, with which the job ends.
+PARENT_PROCESS_VARIABLE = "LABTRAIL_CHILD"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 

@@ -19,13 +19,14 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from labtrail import contract, store
-from labtrail.batch.queues import Batch
-from labtrail.batch.script import BatchConfig
-from labtrail.batch.slurm import Slurm
-from labtrail.campaign import Campaign, CampaignConfig, Cell, program
+from labtrail import contract
 from labtrail.config import load_config
-from labtrail.tick import tick
+from labtrail.jobs.queues import Batch
+from labtrail.jobs.script import BatchConfig
+from labtrail.jobs.slurm import Slurm
+from labtrail.store import connection
+from labtrail.sweeps.campaign import Campaign, CampaignConfig, Cell, program
+from labtrail.sweeps.tick import tick
 from projects.tasks import task_named
 from tests.benchmark.timing import Row
 from tests.cluster import private_postgres, private_slurm
@@ -97,7 +98,7 @@ def _campaign() -> Campaign:
 
 def _finish(count: int) -> None:
     """Trains the teachers, and opens and finishes runs of students with as many params and points as a real one."""
-    experiment = store.initialise(["distill"])["distill"]
+    experiment = connection.initialise(["distill"])["distill"]
     campaign = _campaign()
     variables = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"}
     for cell in campaign.cells[:_TEACHERS]:
@@ -109,7 +110,7 @@ def _finish(count: int) -> None:
 
 def _finished(cell: Cell, experiment: str) -> None:
     assert cell.key, cell.problem
-    client = store.connect()
+    client = connection.current_store()
     tags = {contract.TASK: "distill", contract.KEY: cell.key, contract.ENDED: "FINISHED", contract.CAMPAIGN: "bench"}
     run_id = client.create_run(experiment).info.run_id
     params = [Param(f"cfg.{number}", str(number)) for number in range(60)]

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils.data import DataLoader, Dataset
 
-from labtrail import store
-from labtrail.checkpoint import Checkpoint
 from labtrail.config import TaskConfig
-from labtrail.launch import keep_freed_memory
-from labtrail.record import Record
-from labtrail.study import Range, StudyConfig, work
-from labtrail.task import Task
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import keep_freed_memory
+from labtrail.running.record import Record
+from labtrail.running.task import Task
+from labtrail.store import connection
+from labtrail.sweeps.study import Range, StudyConfig, work
 from projects.distill.archives import Raw
 from projects.distill.config import DistillConfig, ModelConfig
 from projects.distill.data import Images, Resident
@@ -196,7 +196,7 @@ def _trials() -> Row:
         try:
             Path("toy.yaml").write_text("seed: 0\n")
             task = Task("toy", _ToyConfig, _toy, Path("toy.yaml"))
-            store.initialise(["toy"])
+            connection.initialise(["toy"])
             config = StudyConfig(name="bench", task="toy", config=Path("toy.yaml"), space=space, trials=_TRIALS + 1)
             work(config.model_copy(update={"trials": 1}), task, "", 0)
             began = time.perf_counter()

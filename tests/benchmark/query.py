@@ -16,8 +16,9 @@ import mlflow
 from mlflow import MlflowClient
 from sqlalchemy import create_engine, text
 
-from labtrail import contract, store
-from labtrail.query import Query
+from labtrail import contract
+from labtrail.query.query import Query
+from labtrail.store import connection
 from tests.benchmark.timing import Row
 from tests.cluster import private_postgres
 from tests.cluster.private_postgres import PrivatePostgres
@@ -93,14 +94,14 @@ def _timed(call: Callable[[], object], repeats: int = _REPEATS) -> tuple:
 
 def _fill(client: MlflowClient, uri: str, folder: Path) -> None:
     """Writes the tables at once: MLflow's own calls would take most of an hour."""
-    experiment = int(store.experiment_named(client, "bench", str(folder / "artifacts")))
+    experiment = int(connection.experiment_named(client, "bench", str(folder / "artifacts")))
     engine = create_engine(uri)
-    with engine.begin() as connection:
+    with engine.begin() as transaction:
 
         def insert(table: str, rows: list[dict]) -> None:
             names = list(rows[0])
             marks = ", ".join(f":{name}" for name in names)
-            connection.execute(text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"), rows)
+            transaction.execute(text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"), rows)
 
         for task, count, points in (("swept", _RUNS, 1), ("curves", _CURVES, _EPOCHS), ("reported", _REPORTED, 50)):
             _insert(insert, task, count, points, experiment)

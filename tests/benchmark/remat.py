@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from labtrail.example import Example
+from labtrail.running.example import Example
 from labtrail.stepgraph.liveness import liveness
 from labtrail.stepgraph.plan import InfeasibleError, Planner
 from labtrail.stepgraph.rewrite import rewrite

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from labtrail.launch import keep_freed_memory
+from labtrail.running.launch import keep_freed_memory
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import MLflowTracker
 
-from labtrail import store
-from labtrail.checkpoint import Checkpoint, Score
 from labtrail.config import TaskConfig
-from labtrail.launch import keep_freed_memory
-from labtrail.record import Record
-from labtrail.run import Identity, Run, claim
+from labtrail.running.checkpoint import Checkpoint, Score
+from labtrail.running.claim import Identity, claim
+from labtrail.running.launch import keep_freed_memory
+from labtrail.running.record import Record
+from labtrail.running.writer import Run
+from labtrail.store import connection
 from tests.benchmark.timing import Row
 
 MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -45,12 +46,12 @@ def _measure(
     name: str, make_optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 ) -> Iterator[Row]:
     keep_freed_memory()
-    experiment = store.initialise(["bench"])["bench"]
+    experiment = connection.initialise(["bench"])["bench"]
     identity = Identity("bench", "bench", "bench", TaskConfig(), [], {})
     accelerator = Accelerator(cpu=True)
     model = torch.nn.Sequential(*(torch.nn.Linear(WIDTH, WIDTH) for _ in range(12)))
     model, optimizer = accelerator.prepare(model, make_optimizer(model.parameters()))
-    run = Run(claim(store.connect(), identity, experiment, again=True).run_id)
+    run = Run(claim(connection.current_store(), identity, experiment, again=True).run_id)
     run.start(identity)
     checkpoint = Checkpoint(run.folder / "checkpoints", accelerator, score=Score("validation/accuracy"))
     progress = checkpoint.restore(model, optimizer)

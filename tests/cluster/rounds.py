@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from labtrail import contract
-from labtrail.batch.script import BatchConfig
-from labtrail.batch.slurm import Slurm
-from labtrail.campaign import Campaign, CampaignConfig, program
 from labtrail.config import load_config, load_json
-from labtrail.tick import Batch, look, tick
+from labtrail.jobs.script import BatchConfig
+from labtrail.jobs.slurm import Slurm
+from labtrail.sweeps.campaign import Campaign, CampaignConfig, program
+from labtrail.sweeps.tick import Batch, look, tick
 from projects.tasks import task_named
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.workspace import REPOSITORY, Workspace, wait_until

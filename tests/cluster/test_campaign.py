@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from labtrail import contract
-from labtrail.batch.queue import QueueError
+from labtrail.jobs.queue import QueueError
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.cluster.rounds import STUDENTS, TEACHERS, Round, assert_whole
-from tests.unit.test_cron import CRONTAB
+from tests.unit.sweeps.test_cron import CRONTAB
 from tests.workspace import Workspace, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -238,11 +238,11 @@ def test_sbatch_was_accepted_but_its_caller_killed(make: Make) -> None:
 RACE = """
 import sys, time
 from pathlib import Path
-import labtrail.store, labtrail.tick
+import labtrail.store.connection, labtrail.sweeps.tick
 from contextlib import nullcontext
 own, other = Path(sys.argv[1]), Path(sys.argv[2])
 LOCK
-look = labtrail.tick.look
+look = labtrail.sweeps.tick.look
 def looked(*arguments, **options):
     found = look(*arguments, **options)
     own.touch()
@@ -250,7 +250,7 @@ def looked(*arguments, **options):
     while not other.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     return found
-labtrail.tick.look = looked
+labtrail.sweeps.tick.look = looked
 sys.argv = ["campaign", *sys.argv[3:]]
 import runpy
 runpy.run_module("projects.campaign", run_name="__main__")
@@ -282,7 +282,7 @@ def test_two_ticks_at_once_submit_each_cell_once(make: Make) -> None:
 def test_without_the_lock_there_are_duplicates(make: Make) -> None:
     """What the lock is for: the same race without it."""
     found = make(epochs=8)
-    race(found, "labtrail.store.held = lambda name, patience_s: nullcontext(name)")
+    race(found, "labtrail.store.locks.held = lambda name, patience_s: nullcontext(name)")
     assert len(found.slurm.queue()) == 4
     assert len(found.runs()) == 4
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from labtrail import contract
-from labtrail.batch.queue import QueueError, SubmitError
+from labtrail.jobs.queue import QueueError, SubmitError
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.cluster.rounds import Round, assert_whole
 from tests.workspace import Workspace

@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from labtrail import contract, database, store
-from labtrail.query import Query
+from labtrail import contract
+from labtrail.query import database
+from labtrail.query.query import Query
 from labtrail.report.build import build
 from labtrail.report.config import ReportConfig
+from labtrail.store import connection
 from tests.cluster import private_postgres
 from tests.cluster.private_postgres import PrivatePostgres
 from tests.cluster.test_stores import served
@@ -38,7 +40,7 @@ class Frames(NamedTuple):
 def asked(client: MlflowClient) -> Frames:
     """Fills the current store, and asks it everything."""
     fill(methods=["none", "logit"], alphas=[0.1, 0.5], seeds=2, epochs=4, params=3)
-    first = store.search(client, "", order_by=["attributes.start_time ASC"])
+    first = connection.search(client, "", order_by=["attributes.start_time ASC"])
     client.delete_run(next(run for run in first if run.info.run_name == "none-a0.1-s0").info.run_id)
     pointer = next(run for run in first if run.info.run_name == "none-a0.1-s1").info.run_id
     client.set_tag(pointer, contract.SAME_AS, "x")
@@ -80,7 +82,7 @@ def everywhere(tmp_path_factory: pytest.TempPathFactory) -> Generator[dict[str, 
         for name, uri in (("sqlite", "sqlite:///mlflow.db"), ("postgresql", postgres.url), ("server", server)):
             patch.chdir(tmp_path_factory.mktemp(name))
             patch.setenv("MLFLOW_TRACKING_URI", uri)
-            found[name] = asked(store.connect())
+            found[name] = asked(connection.current_store())
         yield found
 
 
@@ -110,7 +112,7 @@ class TestSameEverywhere:
             ids = fill(methods=["logit"], alphas=[0.5], seeds=2, epochs=3)
             before = Query("distill").history(["train/loss"])
             assert len(list((workspace.folder / ".labtrail/cache/history").glob("*.parquet"))) == 2
-            client = store.connect()
+            client = connection.current_store()
             calls: list[str] = []
             original = MlflowClient.get_metric_history
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from labtrail import store
+from labtrail.store import connection
 from tests.cluster.private_postgres import PrivatePostgres
 from tests.cluster.private_slurm import answers, free_port
 from tests.cluster.writers import EPOCHS, WRITERS, written_at_once
@@ -60,7 +60,7 @@ def test_a_run_its_study_and_upkeep_on_postgres(postgres: PrivatePostgres, works
     done = workspace.run("python", "-m", "projects.study", "--config", "search.yaml", "--workers", "2")
     assert done.returncode == 0, done.stderr
     client = MlflowClient(postgres.url)
-    runs = store.search(client, "tags.`labtrail.task` = 'distill'")
+    runs = connection.search(client, "tags.`labtrail.task` = 'distill'")
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     assert workspace.run("labtrail", "doctor").returncode == 0
     shutil.move(workspace.folder / "mlruns", workspace.folder / "moved")

@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from labtrail import contract
-from labtrail.cli import run_tasks
 from labtrail.errors import DataError, LabtrailError, QueryError
+from labtrail.running.cli import run_tasks
 from projects.spoter.__main__ import TASKS
 from projects.spoter.attention import AttentionConfig, sources
 from projects.spoter.attention import resolve as resolve_attention

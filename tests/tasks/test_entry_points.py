@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from labtrail import contract
-from labtrail.cli import run_tasks
+from labtrail.running.cli import run_tasks
 from projects.spoter.__main__ import TASK as SPOTER
 from tests.workspace import FIXTURES, Workspace
 

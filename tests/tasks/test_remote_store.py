@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from labtrail.query import Query
+from labtrail.query.query import Query
 from tests.workspace import Workspace, wait_for_line, wait_until
 
 

@@ -5,7 +5,8 @@ import re
 import pandas as pd
 import pytest
 
-from labtrail import contract, store
+from labtrail import contract
+from labtrail.store import connection
 from tests import invented
 from tests.workspace import Workspace
 
@@ -48,7 +49,7 @@ def test_a_report_of_nothing_is_refused_and_its_run_says_why(filled: Workspace) 
     assert done.returncode == 1
     line = "error: campaign 'rounds': no run to report (0 runs); campaigns: round"
     assert line in done.stderr.splitlines()
-    (run,) = store.search(filled.client(), "tags.`mlflow.project.entryPoint` = 'report'")
+    (run,) = connection.search(filled.client(), "tags.`mlflow.project.entryPoint` = 'report'")
     assert run.info.status == "FAILED"
     assert run.data.tags[contract.STATUS_REASON] == line.replace("error", "REFUSED")
 

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 
-from labtrail.checkpoint import Checkpoint
-from labtrail.cli import run_tasks
 from labtrail.config import TaskConfig
-from labtrail.record import Record
-from labtrail.task import Task
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.cli import run_tasks
+from labtrail.running.record import Record
+from labtrail.running.task import Task
 
 
 class ToyConfig(TaskConfig):

@@ -16,7 +16,7 @@ from scipy.stats import false_discovery_control, ks_2samp
 from labtrail.config import fingerprint
 from labtrail.errors import DataError
 from labtrail.files import sha256_of
-from labtrail.record import DataSource
+from labtrail.running.record import DataSource
 from labtrail.statistics import cka_test, dissimilarities, entropy, rdm_correlation, rsa_test
 
 _HALVES = 50

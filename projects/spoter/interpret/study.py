@@ -146,7 +146,7 @@ def find_extraction(wanted: str) -> str:
     Raises:
         QueryError: there is none, or several of one training.
     """
-    from labtrail.lookup import find_run
+    from labtrail.query.find import find_run
 
     try:
         return find_run(wanted, attention.NAME)["run_id"]
@@ -162,7 +162,7 @@ def find_extraction(wanted: str) -> str:
 
 def extraction_config(run_id: str) -> AttentionConfig:
     """What an extraction ran with."""
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     return load_config(AttentionConfig, artifact(run_id, contract.CONFIG_FILE))
 
@@ -193,7 +193,7 @@ def load_study(config: AnalysisConfig, device: torch.device) -> Study:
         DataError: an attention file is damaged, or of other data than the training's files now hold; no language
             model where one is named, or no glosses to compare it with.
     """
-    from labtrail.lookup import artifact
+    from labtrail.query.find import artifact
 
     extraction = extraction_config(config.run)
     subject = load_subject(extraction.run)

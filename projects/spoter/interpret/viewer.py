@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from labtrail.pages import filled
+from labtrail.report.pages import filled
 from labtrail.statistics import entropy
 from projects.spoter.interpret.study import Study
 from projects.spoter.skeleton import BONES

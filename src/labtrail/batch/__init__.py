@@ -1,1 +1,1 @@
-"""Batch schedulers: jobs as scripts, and the few commands of Slurm and PBS that a campaign needs."""
+"""The earlier place of ``labtrail.jobs``; jobs that wait in a queue still name it."""

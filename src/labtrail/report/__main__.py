@@ -1,7 +1,7 @@
 """``python -m labtrail.report``: one page from many runs."""
 
-from labtrail.cli import run_tasks
 from labtrail.report.task import TASK
+from labtrail.running.cli import run_tasks
 
 if __name__ == "__main__":
     run_tasks([TASK], "labtrail.report")

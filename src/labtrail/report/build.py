@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from labtrail import contract, links
+from labtrail import contract
 from labtrail.files import write_atomically
-from labtrail.frames import paired_differences, varying
-from labtrail.query import Query
+from labtrail.query.frames import paired_differences, varying
+from labtrail.query.query import Query
 from labtrail.report.config import ReportConfig
 from labtrail.report.gather import Gathered, gather
 from labtrail.report.page import Cell, Column, Row, Section, Table, page
 from labtrail.report.pictures import best_last_table, files_of, pictures, wall_minutes
+from labtrail.store import ui_links
 
 _MOST_ROWS = 40
 _SIGNIFICANT = 0.05
@@ -215,7 +216,7 @@ def _runs(found: Gathered) -> Table:
 
 
 def _run_link(run: Mapping[str, Any] | pd.Series) -> Cell:
-    where = links.run(links.base(), str(run["experiment_id"]), str(run["run_id"]))
+    where = ui_links.run(ui_links.base(), str(run["experiment_id"]), str(run["run_id"]))
     return Cell(str(run["name"]), link=where)
 
 

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from labtrail import links
 from labtrail.report.pictures import Picture
+from labtrail.store import ui_links
 
 _HERE = Path(__file__).parent
 
@@ -107,7 +107,7 @@ def _told(picture: Picture, experiments: Mapping[str, str]) -> Mapping[str, obje
         "image": _embedded(picture.figure),
         "caption": picture.caption,
         "run_ids": picture.run_ids,
-        "link": links.these_runs(links.base(), {one: experiments[one] for one in picture.run_ids}),
+        "link": ui_links.these_runs(ui_links.base(), {one: experiments[one] for one in picture.run_ids}),
     }
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from labtrail import contract
 from labtrail.contract import CONFIG_PREFIX
 from labtrail.figures import COLOURS, heat_maps
-from labtrail.frames import group_names
+from labtrail.query.frames import group_names
 from labtrail.report.gather import NOT_SET, Gathered
 from labtrail.statistics import t_interval
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from labtrail import contract
-from labtrail.checkpoint import Checkpoint
 from labtrail.config import fingerprint
-from labtrail.launch import require_one_process
-from labtrail.record import DataSource, Record
 from labtrail.report.config import ReportConfig
-from labtrail.task import Task
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.launch import require_one_process
+from labtrail.running.record import DataSource, Record
+from labtrail.running.task import Task
 
 NAME = "report"
 

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from labtrail.checkpoint import Checkpoint, Score
-from labtrail.record import Record
+from labtrail.running.checkpoint import Checkpoint, Score
+from labtrail.running.record import Record
 from projects.distill import paraphraser, teacher, train
 from projects.distill.archives import Raw
 from projects.distill.config import DataConfig, DistillConfig, ModelConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from labtrail.example import Example
+from labtrail.running.example import Example
 from labtrail.stepgraph import export
 from labtrail.stepgraph.export import checkpoint_contexts, knapsack_solver
 from labtrail.stepgraph.rewrite import recomputable

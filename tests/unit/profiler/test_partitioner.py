@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from labtrail.example import Example
+from labtrail.running.example import Example
 from labtrail.stepgraph.roofline import MACHINES
 from projects.profiler.beside import ground_of
 from projects.profiler.families import example_on_paper

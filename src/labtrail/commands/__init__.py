@@ -1,0 +1,1 @@
+"""The ``labtrail`` command, one module for each of its commands."""

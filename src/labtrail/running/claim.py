@@ -1,0 +1,186 @@
+"""Whose work is this? The identity of a run, and the claim that keeps two processes from the same work."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from filelock import FileLock, Timeout
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+from mlflow.tracking.context import registry
+from pydantic import BaseModel
+
+from labtrail import contract
+from labtrail.errors import ClaimError
+from labtrail.running.record import DataSource
+from labtrail.store import connection, locks
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is of.
+
+    Attributes:
+        task: name of the task and of its experiment.
+        name: a short, telling run name.
+        key: fingerprint of task, config, data and number of processes.
+        config: the frozen config.
+        sources: the data sets it reads.
+        tags: what else is worth knowing (device, versions).
+    """
+
+    task: str
+    name: str
+    key: str
+    config: BaseModel
+    sources: Sequence[DataSource]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The answer to "whose work is this?".
+
+    Attributes:
+        state: ``mine`` (write into ``run_id``), ``finished`` (``run_id`` holds the result) or ``busy``
+            (a live process is writing ``run_id``).
+        run_id: the run.
+        lock: held while the run is ours.
+    """
+
+    state: Literal["mine", "finished", "busy"]
+    run_id: str
+    lock: FileLock | None = None
+
+
+def claim(client: MlflowClient, identity: Identity, experiment_id: str, again: bool, given: str | None = None) -> Claim:
+    """Finds the run that this work belongs to, or opens one; compares first and writes after.
+
+    A run that ``mlflow run`` has created for this process is used if the work is new; otherwise it is
+    marked as a pointer to the run that already holds the work, since deleting it would fail its parent.
+
+    Args:
+        client: of the store.
+        identity: of the work.
+        experiment_id: where a new run goes.
+        again: whether to run anew although the work may be done.
+        given: id of a run that was created for this work by ``mlflow run``.
+
+    Raises:
+        ClaimError: the given run belongs to other work; nothing was written.
+    """
+    with locks.locked(f"claim-{identity.key}"):
+        own = client.get_run(given) if given else None
+        if own is not None and contract.KEY in own.data.tags:
+            return _claim_given(client, own, identity, again)
+        earlier = _find_earlier(client, identity.key, again)
+        if earlier is None:
+            run_id = own.info.run_id if own else _create(client, identity, experiment_id)
+            if own is not None and contract.SAME_AS in own.data.tags:
+                client.delete_tag(run_id, contract.SAME_AS)
+            client.set_tag(run_id, contract.KEY, identity.key)
+            return Claim("mine", run_id, _try_lock(run_id))
+        if own is not None:
+            _point(client, own.info.run_id, identity.task, earlier)
+        return earlier
+
+
+def _claim_given(client: MlflowClient, own: MlflowRun, identity: Identity, again: bool) -> Claim:
+    """A run that has the key of this work: begun before, or opened for a job that begins now."""
+    run_id, key = own.info.run_id, own.data.tags[contract.KEY]
+    if key != identity.key:
+        raise ClaimError(
+            f"run {run_id} has key {key}, this config and data have {identity.key}: "
+            "a run keeps its config; leave --run-id out to start another run"
+        )
+    if contract.ATTEMPTS not in own.data.tags:
+        # While its job waited, somebody else may have begun or done the work: that run goes on.
+        earlier = _find_earlier(client, key, again, begun=True)
+        if earlier is not None:
+            _point(client, run_id, identity.task, earlier)
+            return earlier
+        if contract.SAME_AS in own.data.tags:
+            client.delete_tag(run_id, contract.SAME_AS)
+    return _claim_existing(own)
+
+
+def _find_earlier(client: MlflowClient, key: str, again: bool, begun: bool = False) -> Claim | None:
+    """The run that holds this work; with ``again`` only one that was begun after the last that finished."""
+    found = connection.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
+    found = [run for run in found if contract.SAME_AS not in run.data.tags]
+    if begun:
+        found = [run for run in found if contract.ATTEMPTS in run.data.tags]
+    if again:
+        found = [run for run in itertools.takewhile(lambda run: not _is_finished(run), found) if not _is_elsewhere(run)]
+    claims = [_claim_existing(run) for run in found]
+    for state in ("finished", "mine", "busy"):
+        for position, one in enumerate(claims):
+            if one.state == state:
+                for other in claims[:position] + claims[position + 1 :]:
+                    _release(other)
+                return one
+    return None
+
+
+def _claim_existing(run: MlflowRun) -> Claim:
+    if _is_finished(run):
+        return Claim("finished", run.info.run_id)
+    if _is_elsewhere(run):
+        raise ClaimError(
+            f"run {run.info.run_id} is doing this work from another folder or machine "
+            f"({run.data.tags.get(contract.HOST)}); if it is dead, continue it there or start anew with --again"
+        )
+    lock = _try_lock(run.info.run_id)
+    return Claim("busy" if lock is None else "mine", run.info.run_id, lock)
+
+
+def _is_finished(run: MlflowRun) -> bool:
+    return contract.end_of(run.data.tags, run.info.status) == "FINISHED"
+
+
+def _is_elsewhere(run: MlflowRun) -> bool:
+    """Whether the run may be alive where our locks do not reach."""
+    open_end = contract.ENDED not in run.data.tags and run.info.status == "RUNNING"
+    return open_end and run.data.tags.get(contract.PLACE, locks.place()) != locks.place()
+
+
+def is_held(run_id: str) -> bool:
+    """Whether a live process within reach of our locks writes a run."""
+    lock = wait_for_lock(run_id, 0)
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+def _try_lock(run_id: str) -> FileLock | None:
+    """The lock that a run's writer holds; None while another live process has it."""
+    return wait_for_lock(run_id, 0)
+
+
+def wait_for_lock(run_id: str, patience_s: float) -> FileLock | None:
+    """The lock that a run's writer holds; None if another live process has it all the time."""
+    lock = locks.lock_of(f"run-{run_id}")
+    try:
+        lock.acquire(timeout=patience_s)
+    except Timeout:
+        return None
+    return lock
+
+
+def _release(one: Claim) -> None:
+    if one.lock is not None:
+        one.lock.release()
+
+
+def _create(client: MlflowClient, identity: Identity, experiment_id: str) -> str:
+    return client.create_run(experiment_id, tags=registry.resolve_tags(), run_name=identity.name).info.run_id
+
+
+def _point(client: MlflowClient, run_id: str, task: str, target: Claim) -> None:
+    client.set_tag(run_id, contract.TASK, task)
+    client.set_tag(run_id, contract.SAME_AS, target.run_id)
+    client.set_tag(run_id, contract.NOTE, f"The same work as run `{target.run_id}`, which holds the results.")
+    client.update_run(run_id, name=f"same as {target.run_id[:8]}")
+    # `mlflow run` sets its own end afterwards; without it nobody else would close a pointer.
+    client.set_terminated(run_id, "FINISHED" if target.state == "finished" else "KILLED")

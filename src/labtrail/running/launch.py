@@ -1,0 +1,131 @@
+"""What was asked of the machine: device, precision, number of processes."""
+
+import ctypes
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+
+import psutil
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+
+from labtrail.config import Compute
+from labtrail.contract import PARENT_PROCESS_VARIABLE
+from labtrail.errors import LaunchError
+
+_PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES, _GLIBC_DEFAULT = 1 << 30, 128 << 10
+
+
+def use_gpu() -> bool:
+    """Whether a GPU was granted: CUDA_VISIBLE_DEVICES names one (unset, empty and "-1" mean none)."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "").strip() not in ("", "-1")
+
+
+def make_accelerator(compute: Compute, processes: int | None, timeout_s: float) -> Accelerator:
+    """The one place that decides device, precision and process group.
+
+    Args:
+        compute: precision and threads.
+        processes: how many processes there must be; None: as many as the launcher started.
+        timeout_s: seconds after which a collective that some rank does not join is an error.
+
+    Raises:
+        LaunchError: a granted GPU that torch cannot use, fp16 without a GPU, or other than the asked processes.
+    """
+    keep_freed_memory()
+    if compute.threads is not None:
+        torch.set_num_threads(compute.threads)
+    gpu = use_gpu()
+    if gpu and not torch.cuda.is_available():
+        raise LaunchError(
+            f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} grants a GPU, but torch {torch.__version__} "
+            "finds none; install a CUDA build or unset the variable"
+        )
+    if compute.precision == "fp16" and not gpu:
+        raise LaunchError("compute.precision: fp16 needs a GPU (none is granted); use bf16 or no")
+    asked = processes if processes is not None else _asked_of_launcher()
+    accelerator = Accelerator(
+        cpu=not gpu,
+        mixed_precision=compute.precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))],
+    )
+    if asked is not None and accelerator.num_processes != asked:
+        raise LaunchError(
+            f"{asked} processes were asked for, {accelerator.num_processes} started; "
+            f"use --processes {asked}, or 'torchrun --nproc-per-node {asked} -m ...'"
+        )
+    return accelerator
+
+
+def require_one_process(accelerator: Accelerator, task: str) -> None:
+    """Refuses several processes for a task that would only repeat its work in each.
+
+    Raises:
+        LaunchError: more than one process was started.
+    """
+    if accelerator.num_processes > 1:
+        raise LaunchError(
+            f"{task} runs in one process, {accelerator.num_processes} were started; leave --processes out"
+        )
+
+
+def keep_freed_memory(keep: bool = True) -> None:
+    """Whether glibc keeps freed memory for the next allocation, instead of returning it to the system.
+
+    Every step frees and allocates gradients and activations of the same sizes; fetching them from the
+    system page by page costs a tenth of a small model's step on a CPU.
+    """
+    libc = ctypes.CDLL(None)
+    if sys.platform.startswith("linux") and hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES if keep else _GLIBC_DEFAULT)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES if keep else _GLIBC_DEFAULT)
+
+
+def is_worker() -> bool:
+    """Whether a launcher has started this process as one rank of several."""
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _asked_of_launcher() -> int | None:
+    """The number that ``accelerate launch`` was given; with --cpu it starts one process, whatever the number."""
+    if is_worker():
+        return int(os.environ["WORLD_SIZE"])
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return None
+    parent = psutil.Process().parent()
+    words = [part for word in (parent.cmdline() if parent else []) for part in word.split("=", 1)]
+    for option, value in itertools.pairwise(words):
+        if option in ("--num_processes", "--num-processes") and value.isdigit():
+            return int(value)
+    return None
+
+
+def relaunch(module: str, arguments: Sequence[str], processes: int) -> None:
+    """Replaces this process by torchrun with that many workers of the same command on this machine."""
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", module, *arguments]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *command])  # noqa: S606 no shell is the point
+
+
+def end_with_parent() -> None:
+    """Asks the kernel for SIGTERM when the parent dies, so that no training outlives its launcher (Linux).
+
+    Only for processes that a launcher started (``mlflow run``, torchrun, a campaign): one started from a shell may
+    outlive it.
+    """
+    launched = is_worker() or "MLFLOW_RUN_ID" in os.environ or PARENT_PROCESS_VARIABLE in os.environ
+    if not sys.platform.startswith("linux") or not launched:
+        return
+    # A parent that died while this process was still importing is noticed by its number; a rank's is its launcher.
+    parent = os.getppid() if is_worker() else int(os.environ.get(PARENT_PROCESS_VARIABLE, os.getppid()))
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(128 + signal.SIGTERM)

@@ -1,0 +1,1 @@
+"""Where runs live: the tracking store, locks of the working folder, copies between stores."""

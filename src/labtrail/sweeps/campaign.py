@@ -1,0 +1,308 @@
+"""Campaign: a written grid of cells; runs what is missing, those that others build on first, none of them twice."""
+
+import itertools
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import Field, StringConstraints, model_validator
+from tqdm import tqdm
+
+from labtrail import contract
+from labtrail.config import Section, TaskConfig, load_config, text_of
+from labtrail.errors import ConfigError, LabtrailError
+from labtrail.jobs.scheduler import Job, Scheduler, last_line
+from labtrail.query.query import Query
+from labtrail.running.execute import work_key
+from labtrail.running.record import Record
+from labtrail.running.run_status import annotate
+from labtrail.running.task import Task
+from labtrail.store import locks
+
+_log = logging.getLogger("labtrail")
+
+_POLL_S = 0.5
+_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Group(Section):
+    """Cells of one kind: every combination of the grid's values."""
+
+    name: _Name
+    """what the group is called"""
+    config: Path
+    """config file that its cells start from"""
+    values: dict[str, Any] = Field(default_factory=dict)
+    """dotted key -> value, the same in every cell"""
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """dotted key -> values; one cell for each combination"""
+    reads: dict[str, str] = Field(default_factory=dict)
+    """dotted key -> earlier group; the key becomes the id of its run with the same values of shared grid keys"""
+
+
+class CampaignConfig(TaskConfig):
+    """A round of runs."""
+
+    name: _Name
+    """tag labtrail.campaign of all its runs"""
+    task: str
+    """task that its cells run"""
+    groups: tuple[Group, ...] = Field(min_length=1)
+    """what is run; later groups may build on earlier ones"""
+
+    @model_validator(mode="after")
+    def _groups_are_in_order(self) -> "CampaignConfig":
+        known: list[str] = []
+        for group in self.groups:
+            wrong = sorted(set(group.reads.values()) - set(known))
+            if wrong:
+                raise ValueError(f"group {group.name} reads {wrong[0]}, which is no earlier group ({known})")
+            if group.name in known:
+                raise ValueError(f"group {group.name} is there twice")
+            known.append(group.name)
+        return self
+
+
+State = Literal["done", "running", "queued", "stuck", "ready", "waiting", "dead", "failed"]
+
+
+@dataclass
+class Cell:
+    """One run of a campaign.
+
+    Attributes:
+        group, values: where it comes from, and its dotted keys.
+        needs: dotted key -> the cell whose run it names; that has to be done before.
+        state: what is known of it.
+        key: identity of its work; empty while a run that it builds on is missing.
+        run_id: of the run that did the work.
+        problem: why it failed or cannot begin.
+        gone: whether a result of it that lay outside its run is no longer there.
+        job_id: of its job in a scheduler's queue.
+        title: name of its run, once its key is known.
+    """
+
+    group: Group
+    values: dict[str, str]
+    needs: dict[str, "Cell"] = field(default_factory=dict)
+    state: State = "waiting"
+    key: str = ""
+    run_id: str = ""
+    problem: str = ""
+    gone: bool = False
+    job_id: str = ""
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique in its campaign: ``students-method=logit,alpha=0.5``."""
+        varied = ",".join(f"{key}={self.values[key]}" for key in self.group.grid)
+        return f"{self.group.name}-{varied}" if varied else self.group.name
+
+    @property
+    def options(self) -> list[str]:
+        """The command line's part that makes this cell."""
+        return ["--config", str(self.group.config), *(f"--{key}={value}" for key, value in self.settings.items())]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Dotted key -> value, the ids of the runs that it reads among them, once they are known."""
+        return self.values | {key: cell.run_id for key, cell in self.needs.items() if cell.run_id}
+
+
+def cells_of(config: CampaignConfig, task: Task[Any]) -> list[Cell]:
+    """All cells in the order of the file, each with those that it needs.
+
+    Raises:
+        ConfigError: a cell's config is not valid; names the cell.
+    """
+    found: list[Cell] = []
+    for group in config.groups:
+        for combination in itertools.product(*group.grid.values()):
+            values = {key: text_of(value) for key, value in group.values.items()}
+            values |= {key: text_of(value) for key, value in zip(group.grid, combination, strict=True)}
+            cell = Cell(group, values)
+            cell.needs = {key: _the_one(found, name, cell) for key, name in group.reads.items()}
+            _load(task, cell)
+            if cell.name in {one.name for one in found}:
+                raise ConfigError([f"{cell.name}: there twice; a grid's values and the names of groups have to differ"])
+            found.append(cell)
+    return found
+
+
+def _the_one(earlier: Sequence[Cell], group: str, cell: Cell) -> Cell:
+    """The cell of an earlier group that a cell reads."""
+    found = [one for one in earlier if one.group.name == group and _agree(one, cell)]
+    if len(found) != 1:
+        raise ConfigError([f"{cell.name}: reads {group}, where {len(found)} cells agree with it; expected one"])
+    return found[0]
+
+
+def _agree(one: Cell, other: Cell) -> bool:
+    """Whether two cells have the same values for the grid keys that both groups have."""
+    shared = one.group.grid.keys() & other.group.grid.keys()
+    return all(one.values[key] == other.values[key] for key in shared)
+
+
+def _load(task: Task[Any], cell: Cell) -> Any:
+    try:
+        return load_config(task.config, cell.group.config, list(cell.settings.items()))
+    except ConfigError as error:
+        raise ConfigError([f"{cell.name}: {problem}" for problem in error.problems]) from None
+
+
+class Campaign:
+    """The cells of a campaign and what the store knows of them.
+
+    Attributes:
+        cells: in the order of the file.
+        name: of the campaign.
+        task_name, experiment: of the task that the cells run.
+    """
+
+    def __init__(self, config: CampaignConfig, task: Task[Any], command: Sequence[str]) -> None:
+        """
+        Args:
+            config: the round.
+            task: that the cells run.
+            command: program and arguments that run the task, before its options.
+        """
+        self.cells = cells_of(config, task)
+        self._config, self._task, self._command = config, task, tuple(command)
+        self.name, self.task_name, self.experiment = config.name, task.name, task.experiment_name
+
+    def title(self, cell: Cell) -> str:
+        """A short, telling name of the run that a cell is or will be; it has to have a key."""
+        return cell.title
+
+    def look(self, finished: Mapping[str, str] | None = None) -> None:
+        """Brings every cell that is not running or failed up to what the store holds.
+
+        Args:
+            finished: key -> id of the finished runs of the task; None: they are read.
+        """
+        if finished is None:
+            finished = _finished(self._task.name)
+        for cell in self.cells:
+            lost = next((one for one in cell.needs.values() if one.state == "failed"), None)
+            if lost is not None:
+                cell.state, cell.problem = "failed", f"needs {lost.name}, which failed"
+            if cell.state in ("waiting", "ready") and all(one.state == "done" for one in cell.needs.values()):
+                self._identify(cell)
+                if cell.key in finished and not cell.gone:
+                    cell.state, cell.run_id = "done", finished[cell.key]
+
+    def note_members(self) -> None:
+        """Marks the finished runs of other rounds that cells rest on, so that they are found under this one's name."""
+        known = {run.run_id for run in Query(self._task.name).campaign(self._config.name).found()}
+        for cell in self.cells:
+            if cell.state == "done" and cell.run_id not in known:
+                annotate(cell.run_id, {contract.member_of(self._config.name): cell.name})
+
+    def _identify(self, cell: Cell) -> None:
+        """Works out which work the cell is, once the runs that it names can be found."""
+        if cell.key:
+            return
+        try:
+            config = self._task.resolve(_load(self._task, cell))
+            cell.title = self._task.run_name(config)
+            cell.key = work_key(self._task, config, self._task.sources(config), processes=1)
+            cell.state = "ready"
+            cell.gone = self._task.missing(config)
+        except LabtrailError as error:
+            cell.state, cell.problem = "failed", str(error)
+
+    def job(self, cell: Cell) -> Job:
+        """What runs a cell; its log lies beside the store."""
+        log = locks.state_folder() / "campaigns" / self._config.name / f"{cell.name}.log"
+        variables = {contract.CAMPAIGN_VARIABLE: self._config.name}
+        return Job(cell.name, (*self._command, *cell.options), variables, log)
+
+    def ready(self) -> Iterator[Cell]:
+        """Cells that may be started, in order."""
+        return (cell for cell in self.cells if cell.state == "ready")
+
+    def settle(self, name: str, status: int) -> Cell:
+        """Notes the end of a cell's process; only a FINISHED run in the store makes it done."""
+        (cell,) = (one for one in self.cells if one.name == name)
+        run_id = _finished(self._task.name).get(cell.key)
+        if run_id is not None:
+            cell.state, cell.run_id = "done", run_id
+        else:
+            last = last_line(self.job(cell).log)
+            cell.state, cell.problem = "failed", f"exit status {status}: {last} ({self.job(cell).log})"
+        return cell
+
+    def counts(self) -> Counter[str]:
+        """Number of cells in each state."""
+        return Counter(cell.state for cell in self.cells)
+
+    def table(self) -> pd.DataFrame:
+        """A row per cell: group, name, state, run_id, problem, and its values."""
+        rows = [
+            {"group": cell.group.name, "cell": cell.name, "state": cell.state, "run_id": cell.run_id,
+             "problem": cell.problem, **cell.values}
+            for cell in self.cells
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+
+def _finished(task: str) -> dict[str, str]:
+    """Key -> id of the finished runs of a task."""
+    runs = Query(task).with_archived().runs()
+    return dict(zip(runs[contract.KEY], runs["run_id"], strict=True)) if len(runs) else {}
+
+
+def run_campaign(campaign: Campaign, scheduler: Scheduler) -> Generator[Record]:
+    """Runs what is missing; a Record whenever cells end, and a last one with the table of cells.
+
+    Raises:
+        LabtrailError: cells failed; the others have been run all the same.
+    """
+    campaign.look()
+    total = len(campaign.cells)
+    bar = tqdm(total=total, initial=campaign.counts()["done"], desc="campaign", unit="cell", disable=None)
+    step = 0
+    try:
+        while True:
+            for cell in itertools.islice(campaign.ready(), scheduler.free()):
+                scheduler.submit(campaign.job(cell))
+                cell.state = "running"
+                _log.info("started %s", cell.name)
+            if not campaign.counts()["running"]:
+                break
+            ended = scheduler.ended()
+            if not ended:
+                time.sleep(_POLL_S)
+                continue
+            for name, status in ended.items():
+                cell = campaign.settle(name, status)
+                bar.update()
+                _log.info("%s %s %s", cell.state, cell.name, cell.run_id or cell.problem)
+            campaign.look()
+            yield Record(step, _metrics(campaign))
+            step += 1
+    finally:
+        bar.close()
+        scheduler.close()
+    campaign.note_members()
+    yield Record(step, _metrics(campaign), {"tables/cells.csv": campaign.table()})
+    problems = [f"{cell.name}: {cell.problem}" for cell in campaign.cells if cell.state == "failed"]
+    if problems:
+        raise LabtrailError(f"{len(problems)} of {total} cells failed; the first: {problems[0]}")
+
+
+def _metrics(campaign: Campaign) -> Mapping[str, float]:
+    counts = campaign.counts()
+    return {f"campaign/{state}": float(counts[state]) for state in ("done", "running", "ready", "waiting", "failed")}
+
+
+def program(module: str) -> tuple[str, ...]:
+    """The command that runs a module of the projects with this Python."""
+    return (sys.executable, "-m", *module.split())

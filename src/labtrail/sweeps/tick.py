@@ -1,0 +1,237 @@
+"""One look at a campaign on a batch scheduler: what is missing and not alive is submitted.
+
+A tick may be run by hand, from cron, twice at once, and after anything has died. Its order is its safety: first the
+lock, then the queue, then the runs. A job that ends between the two reads has left a run that says FINISHED; one that
+is alive is never submitted again; and while the scheduler does not answer, nothing is done.
+"""
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from labtrail import contract
+from labtrail.errors import LabtrailError
+from labtrail.jobs.queue import Queued, SubmitError
+from labtrail.jobs.queues import Batch
+from labtrail.jobs.scheduler import Job
+from labtrail.jobs.script import check
+from labtrail.query.query import Query
+from labtrail.running.claim import is_held
+from labtrail.running.run_status import annotate, give_up, reserve
+from labtrail.store import connection, locks
+from labtrail.sweeps.campaign import Campaign, Cell
+
+_log = logging.getLogger("labtrail")
+
+_EPOCHS = "system/epoch_seconds"
+# One for all campaigns of a folder: two of them may share cells.
+_LOCK, _PATIENCE_S = "tick", 60.0
+
+
+class Busy(LabtrailError):  # noqa: N818 not an error
+    """Another tick of this folder is at work, and has been for a minute."""
+
+
+def tick(campaign: Campaign, batch: Batch, *, retry: bool = False) -> list[Cell]:
+    """Submits every cell that is due.
+
+    Args:
+        campaign: its cells get their states.
+        batch: where they run.
+        retry: whether cells whose own process failed are submitted again.
+
+    Returns:
+        The cells that were submitted.
+
+    Raises:
+        Busy: another tick is at work.
+        QueueError: the scheduler does not answer; nothing was done since.
+        SubmitError, ConfigError: the first job, its template or its folders are refused; nothing was submitted.
+    """
+    with locks.held(_LOCK, _PATIENCE_S) as lock:
+        if lock is None:
+            raise Busy("another tick of this folder is at work; nothing to do")
+        runs = look(campaign, batch, retry=retry)
+        campaign.note_members()
+        due = [cell for cell in campaign.cells if cell.state == "ready"]
+        check(batch.config, batch.queue, [job_name(campaign, cell) for cell in due])
+        for number, cell in enumerate(due):
+            try:
+                _submit(campaign, cell, runs.get(cell.key), batch, first=number == 0)
+            except SubmitError as error:
+                if number == 0:
+                    raise
+                # A limit of jobs in the queue, most likely: the rest is for later ticks.
+                _log.warning("%d submitted; then %s", number, error)
+                return due[:number]
+        return due
+
+
+def look(campaign: Campaign, batch: Batch, *, retry: bool = False) -> Mapping[str, Mapping[str, Any]]:
+    """Brings all cells up to what queue and store say; submits nothing.
+
+    Returns:
+        Key -> the run of that work, as rows of ``Query.runs``.
+    """
+    runs, finished = _runs(campaign)
+    campaign.look(finished)
+    names = {cell.key: job_name(campaign, cell) for cell in campaign.cells if cell.key}
+    asked = {names[cell.key] for cell in campaign.cells if cell.key and cell.state != "done"}
+    # Somebody may have submitted the same work under another name.
+    others = {key: _text(run, contract.JOB_NAME) for key, run in runs.items() if key in names}
+    queue = batch.queue.alive(asked | {name for name in others.values() if name})
+    runs, finished = _runs(campaign)
+    campaign.look(finished)
+    for cell in campaign.cells:
+        if cell.state == "ready":
+            # One whose key was not known when the queue was read waits for the next tick.
+            known = cell.key in names
+            queued = queue.get(names[cell.key], queue.get(others.get(cell.key, ""))) if known else None
+            own = runs.get(cell.key)
+            cell.state, cell.problem = _state(own, queued, batch, retry) if known else ("waiting", "")
+            cell.run_id = str(own["run_id"]) if own else ""
+            cell.job_id = queued.job_id if queued else ""
+    return runs
+
+
+def job_name(campaign: Campaign, cell: Cell) -> str:
+    """Identity of a cell's job: what it is called, and the key of its work."""
+    return f"{campaign.title(cell)}.{cell.key}"
+
+
+def _runs(campaign: Campaign) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+    """(key -> row of its newest run, key -> id of its finished run)."""
+    rows = Query(campaign.task_name).ended(*contract.ANY_END).with_archived().runs().to_dict("records")
+    keyed = [row for row in rows if isinstance(row.get(contract.KEY), str)]
+    finished = {row[contract.KEY]: str(row["run_id"]) for row in keyed if row["status"] == "FINISHED"}
+    return {row[contract.KEY]: row for row in keyed}, finished
+
+
+def _state(run: Mapping[str, Any] | None, queued: Queued | None, batch: Batch, retry: bool) -> tuple[Any, str]:
+    """What is to be said of a cell that no run has finished and whose needs are met."""
+    if queued is not None:
+        return ("stuck", queued.stuck) if queued.stuck else ("running" if queued.running else "queued", queued.state)
+    if run is None or run["status"] == "FINISHED":
+        return "ready", ""
+    if run["status"] == "FAILED" and not retry:
+        return "failed", _text(run, contract.STATUS_REASON)
+    if run["status"] != "KILLED" and _text(run, contract.PLACE) not in ("", locks.place()):
+        return "running", f"from another folder or machine ({_text(run, contract.HOST)})"
+    if not _text(run, contract.JOB_ID) and is_held(str(run["run_id"])):
+        return "running", "by a process that is no job"
+    submissions, since = _counts(run)
+    if submissions - since >= batch.config.attempts and not retry:
+        reason = _text(run, contract.STATUS_REASON)
+        return "dead", f"submitted {submissions - since} times without getting any further{reason and f'; {reason}'}"
+    return "ready", ""
+
+
+def _text(run: Mapping[str, Any], name: str) -> str:
+    value = run.get(name, "")
+    return value if isinstance(value, str) else ""
+
+
+def _counts(run: Mapping[str, Any]) -> tuple[int, int]:
+    """How often a run was submitted, and how often when it was last seen to have got further."""
+    submissions = int(_text(run, contract.SUBMISSIONS) or 0)
+    epoch, _, at = _text(run, contract.PROGRESS).partition("@")
+    further = _epochs(str(run["run_id"])) > int(epoch or 0)
+    return submissions, submissions if further else int(at or 0)
+
+
+def _epochs(run_id: str) -> int:
+    """Epochs that a run has logged."""
+    query = Query().only([run_id]).ended(*contract.ANY_END)
+    return int(query.history([_EPOCHS])["step"].max()) + 1 if _EPOCHS in query.metrics() else 0
+
+
+def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch: Batch, *, first: bool) -> None:
+    """Opens the run if there is none, counts the submission, and submits: in this order, so that none is forgotten.
+
+    Raises:
+        SubmitError: the job is refused; the submission does not count.
+    """
+    name = job_name(campaign, cell)
+    if run is not None and run["status"] == "FINISHED":
+        # Its result lay outside the run and is gone: that is work for another run.
+        run = None
+    token, since = (0, 0) if run is None else _counts(run)
+    log = batch.config.logs / campaign.name / f"{cell.name}.log"
+    variables = {
+        **batch.variables, contract.CAMPAIGN_VARIABLE: campaign.name, contract.TOKEN_VARIABLE: str(token + 1),
+    }  # fmt: skip
+    command = campaign.job(cell).command
+    if first:
+        batch.queue.check(batch.script(Job(f"check-{name}", command, variables, log)))
+    if run is None:
+        experiment = connection.initialise([campaign.experiment])[campaign.experiment]
+        tags = {contract.KEY: cell.key, contract.CAMPAIGN: campaign.name}
+        cell.run_id = reserve(campaign.task_name, experiment, campaign.title(cell), tags)
+    progress = f"{_epochs(cell.run_id)}@{since}"
+    annotate(cell.run_id, {contract.SUBMISSIONS: str(token + 1), contract.PROGRESS: progress})
+    annotate(cell.run_id, {contract.SCHEDULER: batch.queue.name, contract.JOB_NAME: name})
+    script = batch.script(Job(name, command, {**variables, "MLFLOW_RUN_ID": cell.run_id}, log))
+    try:
+        cell.job_id = batch.queue.submit(script, name, log.absolute())
+    except SubmitError as error:
+        annotate(cell.run_id, {contract.SUBMISSIONS: str(token)})
+        give_up(cell.run_id, str(error))
+        raise
+    annotate(cell.run_id, {contract.JOB_ID: cell.job_id})
+    cell.state, cell.problem = "queued", ""
+    _log.info("submitted %s as job %s%s", cell.name, cell.job_id, f", attempt {token + 1}" if token else "")
+
+
+def cancel(campaign: Campaign, batch: Batch) -> list[Cell]:
+    """Ends all jobs of a campaign; runs of jobs that had not begun are closed. The next tick would go on.
+
+    Raises:
+        Busy: a tick is at work.
+        QueueError: the scheduler does not answer.
+    """
+    with locks.held(_LOCK, _PATIENCE_S) as lock:
+        if lock is None:
+            raise Busy("a tick of this folder is at work; nothing was cancelled, try again in a moment")
+        look(campaign, batch)
+        found = [cell for cell in campaign.cells if cell.job_id]
+        batch.queue.cancel([cell.job_id for cell in found])
+        for cell in found:
+            if cell.state != "running":
+                give_up(cell.run_id, "cancelled before its job began")
+        return found
+
+
+def overview(cells: Collection[Cell]) -> pd.DataFrame:
+    """Number of cells in each state, a row for each combination of group and swept values; seeds are added up."""
+    rows = [
+        {
+            "group": cell.group.name,
+            **{key: cell.values[key] for key in cell.group.grid if key != "seed"},
+            "state": cell.state,
+        }
+        for cell in cells
+    ]
+    table = pd.DataFrame(rows).fillna("")
+    keys = [name for name in table.columns if name != "state"]
+    counts = table.groupby(keys, sort=False)["state"].value_counts().unstack(fill_value=0)
+    return counts[[state for state in _ORDER if state in counts]].reset_index()
+
+
+_ORDER = ("done", "running", "queued", "ready", "waiting", "stuck", "dead", "failed")
+
+
+def remarks(cells: Collection[Cell], link: Mapping[str, str]) -> Iterator[str]:
+    """A line for each cell that is neither done nor merely waiting.
+
+    Args:
+        cells: after a look.
+        link: run id -> address of the run's page.
+    """
+    for cell in cells:
+        if cell.state not in ("done", "ready", "waiting"):
+            job = f"job {cell.job_id}" if cell.job_id else "no job"
+            yield "  ".join(
+                part for part in (cell.state, cell.name, job, cell.problem, link.get(cell.run_id, "")) if part
+            )
