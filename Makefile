@@ -8,14 +8,17 @@ TESTS ?=
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check format bench ui clean
+.PHONY: help demo test test-services prove check format bench ui picture commands clean
 
 help:
 	@echo "make demo    a tour on embedded data, then a table of results and links into the MLflow UI"
-	@echo "make test    the default test suite"
-	@echo "make check   format, lint, types and floors, as in CI"
+	@echo "make test    the default test suite, what a person waits for"
+	@echo "make check   format, lint, types, floors and contracts, as in CI"
+	@echo "make test-services  tests on a real Slurm, PostgreSQL and Chromium, where they are installed"
+	@echo "make prove   long proofs: faults, full sizes, every method; the log is prove.log"
 	@echo "make bench   speed, each figure as a ratio measured in one run"
 	@echo "make ui      the MLflow UI on this folder's store (PORT=$(PORT))"
+	@echo "make picture, make commands   draw docs/house.svg, write docs/commands.md"
 	@echo "make format  formats and fixes what can be fixed"
 
 $(VENV)/.python:
@@ -39,12 +42,19 @@ demo: $(VENV)/.installed
 test: $(VENV)/.dev
 	pytest -n 2 --dist worksteal $(TESTS)
 
+# PostgreSQL and Slurm in one worker, so that two of them do not starve each other on two cores.
+test-services: $(VENV)/.dev
+	pytest -n 2 --dist worksteal -m "(cluster or browser) and not slow" tests/cluster tests/browser
+
+prove: $(VENV)/.dev
+	pytest -n 2 --dist worksteal -m "slow and not gpu" 2>&1 | tee prove.log
+
 check: $(VENV)/.dev
 	ruff format --check .
 	ruff check .
 	ty check
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	pytest -q tests/test_floors.py tests/test_configs.py
+	pytest -q tests/test_floors.py tests/test_configs.py tests/test_contracts.py tests/test_docs.py
 
 format: $(VENV)/.dev
 	ruff format .
@@ -55,6 +65,12 @@ bench: $(VENV)/.dev
 
 ui: $(VENV)/.installed
 	labtrail ui --port $(PORT)
+
+picture: $(VENV)/.dev
+	python -m docs.house docs/house.svg
+
+commands: $(VENV)/.dev
+	python -m docs.commands docs/commands.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -12,4 +12,4 @@ cd "${SLURM_SUBMIT_DIR:?submit with sbatch from the folder of the project}"
 source .venv/bin/activate
 
 # A node reaches no package index: install with `make test` on the login node first.
-exec pytest -n 2 -m "not slow and not benchmark" "$@"
+exec pytest -n 2 -m "not slow and not benchmark and not cluster and not browser" "$@"

@@ -1,6 +1,6 @@
 """Every config file loads, every entry point agrees with its task, and the command line is frozen."""
 
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +8,21 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from labtrail.commands.fetch import known_datasets
 from labtrail.config import describe, flatten, load_config
 from labtrail.report.task import TASK as REPORT
+from labtrail.running.registry import known_tasks, task_modules, tasks_of
 from labtrail.running.task import Task
 from labtrail.sweeps.campaign import CampaignConfig, cells_of
 from labtrail.sweeps.study import StudyConfig, trial_config
-from projects.__main__ import TASK as TOUR
-from projects.__main__ import TourConfig
-from projects.fetch import known_datasets
-from projects.tasks import known_tasks
+from labtrail.sweeps.tour import TASK as TOUR
+from labtrail.sweeps.tour import TourConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECTS: dict[str, tuple[Task[Any], ...]] = {
-    path.parent.name: import_module(f"projects.{path.parent.name}.__main__").TASKS
-    for path in sorted((ROOT / "projects").glob("*/__main__.py"))
-}
-OWN = {task.name: task for tasks in PROJECTS.values() for task in tasks}
+# Project -> its tasks, as pyproject.toml lists them.
+PROJECTS: dict[str, Sequence[Task[Any]]] = {module.split(".")[1]: tasks_of(module) for module in task_modules()}
 # The platform has one of its own.
-TASKS = {**OWN, REPORT.name: REPORT}
+TASKS = {**known_tasks(), REPORT.name: REPORT}
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # A campaign has groups and a study has a space; both lie beside the configs of the task that they run.
@@ -109,52 +106,56 @@ def test_config_file_loads(path: Path) -> None:
     assert set(yaml.safe_load(path.read_text())) <= set(type(config).model_fields)
 
 
-@pytest.mark.parametrize(
-    ("path", "cells"),
-    [("distill/charlie.yaml", 276), ("distill/digits_alpha.yaml", 46), ("pamap2/subsets.yaml", 48)],
-)
-def test_campaign_has_its_cells(path: str, cells: int) -> None:
-    config = load_config(CampaignConfig, ROOT / "configs" / path)
-    found = cells_of(config, known_tasks()[config.task].task)
-    assert len(found) == cells
-    assert len({cell.name for cell in found}) == cells
-    assert path.startswith(config.task)
+# Campaign -> number of its cells.
+CELLS = {"distill/charlie.yaml": 276, "distill/digits_alpha.yaml": 46, "pamap2/subsets.yaml": 48}
 
 
-def test_every_campaign_is_counted() -> None:
-    assert {str(path.relative_to(ROOT / "configs")) for path in CAMPAIGNS} == {
-        "distill/charlie.yaml", "distill/digits_alpha.yaml", "pamap2/subsets.yaml",
-    }  # fmt: skip
+@pytest.mark.parametrize("path", CAMPAIGNS, ids=lambda path: path.stem)
+def test_campaign_has_its_cells(path: Path) -> None:
+    name = str(path.relative_to(ROOT / "configs"))
+    config = load_config(CampaignConfig, path)
+    cells = cells_of(config, known_tasks()[config.task])
+    assert name in CELLS, f'tests/test_configs.py: add to CELLS the line "{name}": {len(cells)}'
+    assert len(cells) == CELLS[name]
+    assert len({cell.name for cell in cells}) == CELLS[name]
+    assert name.startswith(config.task), f"configs/{name}: a campaign of {config.task} lies in configs/{config.task}/"
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_study_can_be_asked(path: Path) -> None:
     config = load_config(StudyConfig, path)
     ends = {key: one.choices[0] if one.choices else one.low for key, one in config.space.items()}
-    asked = flatten(trial_config(config, known_tasks()[config.task].task, ends))
+    asked = flatten(trial_config(config, known_tasks()[config.task], ends))
     assert {key: asked[key] for key in ends} == ends
 
 
-def test_the_tasks_that_projects_name_are_all_known() -> None:
-    assert {name: known.task for name, known in known_tasks().items()} == OWN
+def test_every_project_is_listed() -> None:
+    folders = {path.parent.name for path in (ROOT / "projects").glob("*/__main__.py")}
+    for name in sorted(folders - set(PROJECTS)):
+        pytest.fail(f'pyproject.toml: add to tasks of [tool.labtrail] the line "projects.{name}.tasks"')
+    assert folders == set(PROJECTS)
 
 
-def test_every_folder_of_configs_has_a_task() -> None:
-    folders = {path.name for path in (ROOT / "configs").iterdir() if path.is_dir()}
-    assert folders == set(TASKS)
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").iterdir() if path.is_dir()))
+def test_every_folder_of_configs_has_a_task(name: str) -> None:
+    assert name in TASKS, f"configs/{name}: no task is called so; its project's tasks.py gets one, or the folder goes"
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_entry_point_and_task_agree(name: str) -> None:
-    project = next((project for project, tasks in PROJECTS.items() if TASKS[name] in tasks), name)
+def test_task_has_configs_and_an_entry_point(name: str) -> None:
+    task = TASKS[name]
+    project = next((project for project, tasks in PROJECTS.items() if task in tasks), name)
     word = name.removeprefix(project).removeprefix("-")
-    entry = ENTRY_POINTS[name]
-    assert entry["parameters"]["config"]["default"] == str(TASKS[name].default)
-    module = f"projects.{project}" if name in OWN else f"labtrail.{name}"
-    command = ["python -m", module, *([word] if word else []), "--config {config}"]
-    assert " ".join(command) in entry["command"]
-    assert TASKS[name].default.is_file()
-    assert TASKS[name].experiment_name == project
+    module = "labtrail.console report" if task is REPORT else f"projects.{project}"
+    command = " ".join(["python -m", module, *([word] if word else []), "--config {config}"])
+    assert task.default is not None, f"projects/{project}/tasks.py: task {name}: name a default config"
+    assert task.default.is_file(), f"{task.default}: this file is missing; values of the task's smallest run go there"
+    lines = [f"  {name}:", "    parameters:", f"      config: {{type: string, default: {task.default}}}"]
+    lines.append(f'    command: "exec env PYTHONPATH=\\"src:$PYTHONPATH\\" {command}"')
+    assert name in ENTRY_POINTS, "MLproject: add\n" + "\n".join(lines)
+    assert ENTRY_POINTS[name]["parameters"]["config"]["default"] == str(task.default)
+    assert command in ENTRY_POINTS[name]["command"]
+    assert task.experiment_name == project, f"projects/{project}/tasks.py: task {name}: experiment={project!r}"
 
 
 def test_a_project_begins_with_the_task_of_its_name() -> None:
@@ -177,13 +178,17 @@ def test_parameters_are_strings() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_keys_are_frozen_and_explained(name: str) -> None:
     found = list(describe(TASKS[name].config))
-    assert FROZEN[name] <= {key for key, _, _ in found}
-    assert all(text for _, _, text in found)
+    keys = {key for key, _, _ in found}
+    assert name in FROZEN, f"tests/test_configs.py: add to FROZEN the line {name!r}: {sorted(keys)},"
+    assert FROZEN[name] <= keys, f"keys of {name} are gone, which others write: {sorted(FROZEN[name] - keys)}"
+    for key, _, text in found:
+        assert text, f"the config class of {name}: write one line of docstring under {key}"
 
 
 def test_tour_stops_exist() -> None:
     config = load_config(TourConfig, TOUR.default)
-    assert {stop.project for stop in config.stops} == set(PROJECTS)
+    missing = sorted(set(PROJECTS) - {stop.project for stop in config.stops})
+    assert not missing, f"configs/tour.yaml: add a stop of {missing}"
     for stop in config.stops:
         assert stop.task.name == f"{stop.project}-{stop.word}".removesuffix("-")
         load_config(stop.task.config, stop.config, list(stop.overrides.items()))
@@ -194,9 +199,9 @@ def test_known_datasets() -> None:
 
 
 def test_labtrail_lists_its_commands() -> None:
-    from labtrail.console import _labtrail
+    from labtrail.console import labtrail
 
-    answer = CliRunner().invoke(_labtrail, ["--help"])
+    answer = CliRunner().invoke(labtrail, ["--help"])
     assert answer.exit_code == 0
-    told = {line.split()[0] for line in answer.output.splitlines() if line.startswith("  ")}
-    assert {"init", "ui", "digest", "archive", "restore", "campaign", "server", "sync"} <= told
+    words = {line.split()[0] for line in answer.output.splitlines() if line.startswith("  ")}
+    assert {"init", "ui", "digest", "archive", "restore", "campaign", "server", "sync", "run", "study"} <= words

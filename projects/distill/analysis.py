@@ -5,34 +5,16 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pandas as pd
-from accelerate import Accelerator
 
-from labtrail import contract
-from labtrail.config import TaskConfig
-from labtrail.errors import QueryError
-from labtrail.files import sha256_of
-from labtrail.query.frames import grouped
-from labtrail.running.checkpoint import Checkpoint
-from labtrail.running.launch import require_one_process
-from labtrail.running.record import DataSource, Record
-from labtrail.running.task import Task
+import labtrail as lt
 from projects.distill import charts, comparison
+from projects.distill.config import AnalysisConfig
 from projects.distill.evaluate import FEATURES
 from projects.distill.evidence import collect
 
-NAME = "distill-analysis"
 _SIGNIFICANT = 0.05
 
 _log = logging.getLogger("labtrail")
-
-
-class AnalysisConfig(TaskConfig):
-    """Which runs are compared."""
-
-    campaign: str = ""
-    """runs of this campaign only; empty: of any or none"""
-    runs: str = contract.ALL
-    """finished distill runs: ids with commas, an MLflow filter, or 'all'"""
 
 
 def resolve(config: AnalysisConfig) -> AnalysisConfig:
@@ -41,55 +23,46 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
     Raises:
         QueryError: there is none.
     """
-    from labtrail.query.find import artifact_names, find_runs
-
-    found = find_runs(config.runs, "distill")
+    found = lt.find_runs(config.runs, "distill")
     if config.campaign:
         own = _cells(config.campaign)
         found = [one for one in found if one in own]
-    whole = [one for one in found if Path(FEATURES).name in artifact_names(one, str(Path(FEATURES).parent))]
+    whole = [one for one in found if Path(FEATURES).name in lt.artifact_names(one, str(Path(FEATURES).parent))]
     if len(whole) < len(found):
         _log.info("%d runs; left out: %d without %s, of another version", len(whole), len(found) - len(whole), FEATURES)
     if not whole:
-        raise QueryError(f"campaign {config.campaign!r}: no finished distill run of it; start it with -e campaign")
+        raise lt.QueryError(f"campaign {config.campaign!r}: no finished distill run of it; start it with -e campaign")
     return config.model_copy(update={"runs": ",".join(whole)})
 
 
 def _cells(campaign: str) -> set[str]:
     """The runs of a campaign: those of its table, which also names runs that it found done, and those it has tagged."""
-    from labtrail.query.find import artifact, artifact_names
-    from labtrail.query.query import Query
-
-    found = set(Query("distill").campaign(campaign).runs()["run_id"])
-    rounds = Query("campaign").configured({"name": campaign}).ended("FINISHED", "FAILED").with_archived().runs()
+    found = set(lt.Query("distill").campaign(campaign).runs()["run_id"])
+    rounds = lt.Query("campaign").configured({"name": campaign}).ended("FINISHED", "FAILED").with_archived().runs()
     for run_id in rounds["run_id"]:
-        if "cells.csv" in artifact_names(run_id, "tables"):
-            found |= set(pd.read_csv(artifact(run_id, "tables/cells.csv"))["run_id"].dropna())
+        if "cells.csv" in lt.artifact_names(run_id, "tables"):
+            found |= set(pd.read_csv(lt.artifact(run_id, "tables/cells.csv"))["run_id"].dropna())
     return found
 
 
-def sources(config: AnalysisConfig) -> Sequence[DataSource]:
+def sources(config: AnalysisConfig) -> Sequence[lt.DataSource]:
     """The features of every run, and of the teachers beside them."""
-    from labtrail.query.find import artifact
-    from labtrail.query.query import Query
-
     ids = config.runs.split(",")
-    teachers = Query("distill").only(ids).runs()["cfg.teacher"]
+    teachers = lt.Query("distill").only(ids).runs()["cfg.teacher"]
     return [
-        DataSource("features", "features", f"runs:/{one}/{FEATURES}", sha256_of(artifact(one, FEATURES)), {}, one)
+        lt.artifact_source(one, FEATURES, "features", "features")
         for one in dict.fromkeys([*ids, *(one for one in teachers if one)])
     ]
 
 
-def analyse(config: AnalysisConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+def analyse(config: AnalysisConfig, _run: lt.Run) -> Generator[lt.Record]:
     """One Record with all tables, figures and findings."""
-    require_one_process(accelerator, NAME)
     runs = collect(config.runs.split(","))
     accuracy, noise = comparison.accuracy_table(runs), comparison.noise_table(runs)
     measures = comparison.measure_table(runs)
     tables = {"runs": runs, "accuracy": accuracy, "noise": noise, "measures": measures}
     figures = charts.figures_of(runs, accuracy, measures)
-    yield Record(
+    yield lt.Record(
         0,
         {"analysis/runs": float(len(runs)), "analysis/cells": float(len(accuracy))},
         {
@@ -107,7 +80,7 @@ def findings(accuracy: pd.DataFrame, noise: pd.DataFrame) -> str:
         accuracy, noise: as ``comparison`` makes them.
     """
     lines = ["# Findings", ""]
-    for (data, recipe), own in grouped(accuracy, ["data", "recipe"]):
+    for (data, recipe), own in lt.grouped(accuracy, ["data", "recipe"]):
         lines += [f"## {data}{f', {recipe}' if recipe else ''}", ""]
         baseline = own[own["method"] == "none"]
         if len(baseline):
@@ -142,20 +115,3 @@ def _against(own: pd.DataFrame, name: str) -> list[str]:
         f"{best[f'gain_{name}_high']:+.4f}; over test images {best[f'gain_{name}_images_low']:+.4f} to "
         f"{best[f'gain_{name}_images_high']:+.4f}). Different after Holm's correction: {told}."
     ]
-
-
-def title(config: AnalysisConfig) -> str:
-    """Short name of the run: ``analysis-of-46``."""
-    return f"analysis-of-{len(config.runs.split(','))}"
-
-
-TASK = Task(
-    name=NAME,
-    config=AnalysisConfig,
-    function=analyse,
-    default=Path("configs/distill-analysis/default.yaml"),
-    resolve=resolve,
-    sources=sources,
-    title=title,
-    experiment="distill",
-)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.io import loadmat
 
-from labtrail.errors import DataError
+import labtrail as lt
 
 # What NumPy arrays in a pickle are made of, under the names of NumPy 1 and 2; nothing else may be looked up.
 _HARMLESS = {
@@ -61,7 +61,7 @@ def read_cifar(path: Path, classes: int) -> tuple[Raw, Raw]:
     test = [name for name in sorted(members) if name in ("test_batch", "test")]
     if not train or not test:
         found = ", ".join(sorted(members)) or "nothing"
-        raise DataError(f"{path}: expected data_batch_1 .. 5 and test_batch, or train and test; found {found}")
+        raise lt.DataError(f"{path}: expected data_batch_1 .. 5 and test_batch, or train and test; found {found}")
     key = b"labels" if classes == 10 else b"fine_labels"
     parts = [_cifar_part(f"{path}/{name}", members[name], key, classes) for name in train]
     whole = Raw(np.concatenate([one.images for one in parts]), np.concatenate([one.labels for one in parts]))
@@ -71,7 +71,7 @@ def read_cifar(path: Path, classes: int) -> tuple[Raw, Raw]:
 def _tar_members(path: Path) -> dict[str, bytes]:
     """Last part of the name -> content; reading to the end of the stream checks its CRC."""
     if not path.is_file():
-        raise DataError(f"{path}: expected the official archive, found nothing there; fetch it first")
+        raise lt.DataError(f"{path}: expected the official archive, found nothing there; fetch it first")
     try:
         with gzip.open(path) as stream:
             content = stream.read()
@@ -80,13 +80,13 @@ def _tar_members(path: Path) -> dict[str, bytes]:
             for member in archive:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
-                    raise DataError(f"{path}: expected names inside the archive, found {member.name!r}")
+                    raise lt.DataError(f"{path}: expected names inside the archive, found {member.name!r}")
                 stream = archive.extractfile(member) if member.isfile() else None
                 if stream is not None:
                     found[name.name] = stream.read()
             return found
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise DataError(
+        raise lt.DataError(
             f"{path}: expected a whole tar.gz archive, found it damaged: {error}; fetch it again"
         ) from error
 
@@ -96,12 +96,12 @@ def _cifar_part(name: str, content: bytes, key: bytes, classes: int) -> Raw:
         # A restricted unpickler: the official files are pickles.
         found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:
-        raise DataError(f"{name}: expected a pickled batch of images, found it unreadable: {error}") from error
+        raise lt.DataError(f"{name}: expected a pickled batch of images, found it unreadable: {error}") from error
     given = {k.encode() if isinstance(k, str) else k: v for k, v in found.items()} if isinstance(found, dict) else {}
     images, labels = given.get(b"data"), given.get(key)
     if not isinstance(images, np.ndarray) or images.ndim != 2 or images.shape[1] != 3072 or images.dtype != np.uint8:
         shape = getattr(images, "shape", type(images).__name__)
-        raise DataError(f"{name}: expected images of 3072 bytes, found {shape}")
+        raise lt.DataError(f"{name}: expected images of 3072 bytes, found {shape}")
     return _checked(name, images.reshape(-1, 3, 32, 32), labels, classes)
 
 
@@ -111,11 +111,11 @@ def _checked(name: str, images: np.ndarray, labels: Any, classes: int) -> Raw:
     except (TypeError, ValueError):
         own = np.zeros(0, dtype=np.int64)
     if len(own) != len(images):
-        raise DataError(f"{name}: expected a label for each of {len(images)} images, found {len(own)}")
+        raise lt.DataError(f"{name}: expected a label for each of {len(images)} images, found {len(own)}")
     wrong = np.flatnonzero((own < 0) | (own >= classes))
     if wrong.size:
         place = int(wrong[0])
-        raise DataError(f"{name}: image {place}: expected a label from 0 to {classes - 1}, found {own[place]}")
+        raise lt.DataError(f"{name}: image {place}: expected a label from 0 to {classes - 1}, found {own[place]}")
     return Raw(np.ascontiguousarray(images), own)
 
 
@@ -136,12 +136,14 @@ def read_mat(path: Path) -> Raw:
         DataError: missing, damaged, or of another layout.
     """
     if not path.is_file():
-        raise DataError(f"{path}: expected the official file, found nothing there; fetch it first")
+        raise lt.DataError(f"{path}: expected the official file, found nothing there; fetch it first")
     try:
         found: Mapping[str, Any] = loadmat(path, variable_names=["X", "y"])
         images, labels = found["X"], found["y"].reshape(-1)
     except Exception as error:
-        raise DataError(f"{path}: expected a MATLAB file with X and y: {error}; fetch it again") from error
+        raise lt.DataError(f"{path}: expected a MATLAB file with X and y: {error}; fetch it again") from error
     if images.shape[:3] != (32, 32, 3) or images.dtype != np.uint8:
-        raise DataError(f"{path}: expected images of shape (32, 32, 3, N), uint8; found {images.shape}, {images.dtype}")
+        raise lt.DataError(
+            f"{path}: expected images of shape (32, 32, 3, N), uint8; found {images.shape}, {images.dtype}"
+        )
     return _checked(str(path), images.transpose(3, 2, 0, 1), np.where(labels == 10, 0, labels), 10)

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import labtrail as lt
 from labtrail import figures
-from labtrail.query.frames import grouped
 from projects.distill.comparison import arms_of, students
 
 # Measures that are drawn as heat maps of method by alpha, with their words.
@@ -93,7 +93,7 @@ def heat_map(measures: pd.DataFrame, name: str, words: str) -> Figure:
     own = measures[measures["method"] != "none"]
     alphas, names = sorted(own["alpha"].unique()), sorted(own["arm"].unique())
     panels = {}
-    for (data, recipe), part in grouped(own, ["data", "recipe"]):
+    for (data, recipe), part in lt.grouped(own, ["data", "recipe"]):
         wide = part.pivot(index="arm", columns="alpha", values=name).reindex(index=names, columns=alphas)
         panels[f"{data}, {recipe}" if recipe else str(data)] = wide.to_numpy(float)
     return figures.heat_maps(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labtrail.query.frames import grouped
+import labtrail as lt
 from labtrail.statistics import bootstrap_mean, detectable, holm, paired_t, t_interval
 from projects.distill.evidence import correct
 
@@ -35,7 +35,7 @@ def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     known = students(runs)
-    for key, own in grouped(known.sort_values("seed"), _KEYS):
+    for key, own in lt.grouped(known.sort_values("seed"), _KEYS):
         score = t_interval(own["accuracy"].to_numpy(float))
         row: dict[str, Any] = dict(zip(_KEYS, key, strict=True))
         alike = known[(known["data"] == row["data"]) & (known["recipe"] == row["recipe"])]
@@ -82,7 +82,7 @@ def noise_table(runs: pd.DataFrame) -> pd.DataFrame:
     """The floor under every measure: how much the baseline's seeds differ, and what so many seeds could detect."""
     rows = []
     own = students(runs)
-    for (data, recipe), baseline in grouped(own[own["method"] == "none"], ["data", "recipe"]):
+    for (data, recipe), baseline in lt.grouped(own[own["method"] == "none"], ["data", "recipe"]):
         for name in _COMPARED:
             values = baseline[name].dropna().to_numpy(float)
             if len(values) > 1:

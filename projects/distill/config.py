@@ -5,12 +5,13 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from labtrail.config import Integers, Remat, Section, TaskConfig
+import labtrail as lt
+from labtrail import contract
 
 Method = Literal[
     "none", "control", "logit", "fitnets", "attention", "rkd", "factor", "nst", "sp", "vid", "dkd", "logitstd"
 ]
-METHODS: tuple[str, ...] = get_args(Method)
+METHOD_NAMES: tuple[str, ...] = get_args(Method)
 # Methods without a teacher: a baseline, and the cross-entropy-only arm (1 - alpha) CE.
 ALONE = ("none", "control")
 FIND = "find"
@@ -19,7 +20,7 @@ DataName = Literal["digits", "cifar10", "cifar100", "svhn", "tinyimagenet"]
 ModelName = Literal["resnet8", "resnet14", "resnet20", "resnet32", "resnet56", "resnet110", "resnet112"]
 
 
-class DataConfig(Section):
+class DataConfig(lt.Section):
     """The images."""
 
     name: DataName = "digits"
@@ -32,7 +33,7 @@ class DataConfig(Section):
     """seed of what is held out, apart from the run's: teachers and students of all seeds hold out the same"""
 
 
-class ModelConfig(Section):
+class ModelConfig(lt.Section):
     """The CIFAR ResNet of He et al. 2016, section 4.2, with projection shortcuts."""
 
     name: ModelName = "resnet20"
@@ -41,7 +42,7 @@ class ModelConfig(Section):
     """channels of the first stage; the second has twice, the third four times as many"""
 
 
-class LossConfig(Section):
+class LossConfig(lt.Section):
     """What the student learns beside the labels."""
 
     weight: float | None = Field(default=None, gt=0)
@@ -66,7 +67,7 @@ class LossConfig(Section):
     """epochs of the paraphraser, before the student begins"""
 
 
-class TrainConfig(Section):
+class TrainConfig(lt.Section):
     """The optimisation: SGD with Nesterov-free momentum."""
 
     epochs: int = Field(default=150, ge=1)
@@ -77,7 +78,7 @@ class TrainConfig(Section):
     """at the start"""
     schedule: Literal["cosine", "steps"] = "cosine"
     """cosine to 0, or divided by 10 at each milestone"""
-    milestones: Integers = ()
+    milestones: lt.Integers = ()
     """epochs of schedule steps"""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """of SGD"""
@@ -99,7 +100,7 @@ class TrainConfig(Section):
         return self
 
 
-class DistillConfig(TaskConfig):
+class DistillConfig(lt.Config):
     """Everything that decides the outcome of a distill run."""
 
     method: Method = "none"
@@ -118,4 +119,49 @@ class DistillConfig(TaskConfig):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
-    remat: Remat = Remat()
+    remat: lt.Remat = lt.Remat()
+
+
+class StudentConfig(lt.Section):
+    """One student of a bundle."""
+
+    method: Method
+    """as in a run by itself"""
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    """as in a run by itself"""
+    loss: LossConfig | None = None
+    """as in a run by itself; empty: the bundle's"""
+
+
+class BundleConfig(DistillConfig):
+    """Students side by side: what they share are the keys of a distill config."""
+
+    students: tuple[StudentConfig, ...] = Field(min_length=1)
+    """what they have of their own"""
+
+    @model_validator(mode="after")
+    def _students_differ(self) -> "BundleConfig":
+        # A baseline has no alpha, and a loss that is not given is the bundle's.
+        own = [
+            ("none" if one.method == "none" else (one.method, one.alpha), one.loss or self.loss)
+            for one in self.students
+        ]
+        if len(set(own)) < len(own):
+            raise ValueError("two students are the same")
+        return self
+
+
+def configs_of(config: BundleConfig) -> list[DistillConfig]:
+    """The config of each student, as of a run by itself."""
+    shared = {name: getattr(config, name) for name in DistillConfig.model_fields}
+    own = [{"method": one.method, "alpha": one.alpha, "loss": one.loss or config.loss} for one in config.students]
+    return [DistillConfig.model_validate(shared | one) for one in own]
+
+
+class AnalysisConfig(lt.Config):
+    """Which runs are compared."""
+
+    campaign: str = ""
+    """runs of this campaign only; empty: of any or none"""
+    runs: str = contract.ALL
+    """finished distill runs: ids with commas, an MLflow filter, or 'all'"""

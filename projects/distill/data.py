@@ -4,9 +4,11 @@ Shape suffixes: N images, B samples, C channels, H and W pixels.
 """
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +19,6 @@ from projects.distill.archives import Raw, read_cifar, read_svhn
 from projects.distill.config import DataConfig
 from projects.distill.tinyimagenet import read_tinyimagenet
 
-CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "svhn": 10, "tinyimagenet": 200}
-# A mirrored digit is another sign.
-FLIPPED = ("cifar10", "cifar100", "tinyimagenet")
 _DIGITS_TEST = 0.2
 _DIGITS_SEED = 0
 
@@ -59,7 +58,8 @@ def load_images(config: DataConfig) -> Images:
     Raises:
         DataError: missing or damaged data.
     """
-    whole, test = _read(config)
+    data_set = DATA_SETS[config.name]
+    whole, test = data_set.read(config.folder or Path("data") / config.name)
     chosen = _held_out(whole.labels, config.validation, config.split_seed)
     train = Raw(whole.images[~chosen], whole.labels[~chosen])
     moments = [_moments(train.images[:, channel]) for channel in range(train.images.shape[1])]
@@ -67,8 +67,8 @@ def load_images(config: DataConfig) -> Images:
         train=train,
         validation=Raw(whole.images[chosen], whole.labels[chosen]),
         test=test,
-        classes=CLASSES[config.name],
-        flip=config.name in FLIPPED,
+        classes=data_set.classes,
+        flip=data_set.flip,
         mean=tuple(mean for mean, _ in moments),
         deviation=tuple(max(deviation, 1e-6) for _, deviation in moments),
     )
@@ -82,20 +82,7 @@ def _moments(channel: np.ndarray) -> tuple[float, float]:
     return mean, float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
 
 
-def _read(config: DataConfig) -> tuple[Raw, Raw]:
-    folder = config.folder or Path("data") / config.name
-    if config.name == "digits":
-        return _digits()
-    if config.name == "svhn":
-        return read_svhn(folder)
-    if config.name == "tinyimagenet":
-        return read_tinyimagenet(folder)
-    classes = CLASSES[config.name]
-    archive = folder if folder.name.endswith(".tar.gz") else folder / f"cifar-{classes}-python.tar.gz"
-    return read_cifar(archive, classes)
-
-
-def _digits() -> tuple[Raw, Raw]:
+def _digits(_folder: Path) -> tuple[Raw, Raw]:
     """1,797 scanned digits (UCI, bundled with scikit-learn), each pixel doubled to 16 x 16; a fifth is for testing."""
     found = load_digits()
     images = (found.images * (255 / 16)).round().astype(np.uint8)[:, None]
@@ -103,6 +90,35 @@ def _digits() -> tuple[Raw, Raw]:
     labels = found.target.astype(np.int64)
     test = _held_out(labels, _DIGITS_TEST, _DIGITS_SEED)
     return Raw(images[~test], labels[~test]), Raw(images[test], labels[test])
+
+
+def _cifar(folder: Path, classes: int) -> tuple[Raw, Raw]:
+    archive = folder if folder.name.endswith(".tar.gz") else folder / f"cifar-{classes}-python.tar.gz"
+    return read_cifar(archive, classes)
+
+
+class DataSet(NamedTuple):
+    """How a data set is read.
+
+    Attributes:
+        read: folder -> training and test images.
+        classes: number of classes.
+        flip: whether a mirrored image is as good as the image; a mirrored digit is another sign.
+    """
+
+    read: Callable[[Path], tuple[Raw, Raw]]
+    classes: int
+    flip: bool
+
+
+# Another data set is a line here, and its name in ``DataName`` of config.py; to be fetched, a line in datasets.py.
+DATA_SETS: Mapping[str, DataSet] = {
+    "digits": DataSet(_digits, 10, flip=False),
+    "cifar10": DataSet(partial(_cifar, classes=10), 10, flip=True),
+    "cifar100": DataSet(partial(_cifar, classes=100), 100, flip=True),
+    "svhn": DataSet(read_svhn, 10, flip=False),
+    "tinyimagenet": DataSet(read_tinyimagenet, 200, flip=True),
+}
 
 
 def _held_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

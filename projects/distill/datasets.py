@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from labtrail.errors import DataError
-from labtrail.fetch import Asset, DataSet
+import labtrail as lt
 from projects.distill.archives import read_cifar, read_mat
 from projects.distill.tinyimagenet import check_archive
 
@@ -11,15 +10,15 @@ _CIFAR = "https://www.cs.toronto.edu/~kriz"
 _SVHN = "https://ufldl.stanford.edu/housenumbers"
 
 
-def _cifar(classes: int) -> DataSet:
+def _cifar(classes: int) -> lt.DataSet:
     name = f"cifar-{classes}-python.tar.gz"
 
     def check(path: Path) -> None:
         read_cifar(path, classes)
 
-    return DataSet(
+    return lt.DataSet(
         name=f"cifar{classes}",
-        assets=(Asset(name, name, f"{_CIFAR}/{name}"),),
+        assets=(lt.Asset(name, name, f"{_CIFAR}/{name}"),),
         licence="no stated licence; cite Krizhevsky 2009",
         check=check,
     )
@@ -31,19 +30,19 @@ def _check_mat(path: Path) -> None:
 
 def _check_zip(path: Path) -> None:
     if not check_archive(path):
-        raise DataError(f"{path}: expected tiny-imagenet-200/wnids.txt in a whole zip archive, found none")
+        raise lt.DataError(f"{path}: expected tiny-imagenet-200/wnids.txt in a whole zip archive, found none")
 
 
-SVHN = DataSet(
+SVHN = lt.DataSet(
     name="svhn",
-    assets=tuple(Asset(name, name, f"{_SVHN}/{name}") for name in ("train_32x32.mat", "test_32x32.mat")),
+    assets=tuple(lt.Asset(name, name, f"{_SVHN}/{name}") for name in ("train_32x32.mat", "test_32x32.mat")),
     licence="for non-commercial use; cite Netzer et al. 2011",
     check=_check_mat,
 )
-TINYIMAGENET = DataSet(
+TINYIMAGENET = lt.DataSet(
     name="tinyimagenet",
     assets=(
-        Asset("tiny-imagenet-200.zip", "tiny-imagenet-200.zip", "https://cs231n.stanford.edu/tiny-imagenet-200.zip"),
+        lt.Asset("tiny-imagenet-200.zip", "tiny-imagenet-200.zip", "https://cs231n.stanford.edu/tiny-imagenet-200.zip"),
     ),
     licence="ImageNet's terms of access: research and education, non-commercial",
     check=_check_zip,

@@ -9,8 +9,7 @@ import pandas as pd
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from labtrail.errors import DataError
-from labtrail.query.frames import group_names, grouped, newest_of_each, varying
+import labtrail as lt
 from labtrail.statistics import debiased_cka, dissimilarities, rdm_correlation
 from projects.distill.config import ALONE
 from projects.distill.evaluate import FEATURES
@@ -43,13 +42,11 @@ def collect(run_ids: Sequence[str]) -> pd.DataFrame:
     Raises:
         DataError: runs of one data set and recipe were tested on other images.
     """
-    from labtrail.query.query import Query
-
-    runs = newest_of_each(Query("distill").only(run_ids).runs())
-    differ = varying(runs)
-    recipes = group_names(runs, [key for key in differ if key.startswith(_RECIPE) and key != "cfg.data.name"])
-    losses = group_names(runs, [key for key in differ if key.startswith("cfg.loss.")])
-    query = Query("distill").only(run_ids)
+    runs = lt.newest_of_each(lt.Query("distill").only(run_ids).runs())
+    differ = lt.varying(runs)
+    recipes = lt.group_names(runs, [key for key in differ if key.startswith(_RECIPE) and key != "cfg.data.name"])
+    losses = lt.group_names(runs, [key for key in differ if key.startswith("cfg.loss.")])
+    query = lt.Query("distill").only(run_ids)
     pulls = query.history([name for name in _PULLS if name in query.metrics()])
     rows = []
     for place, run in tqdm(list(runs.iterrows()), desc="runs", unit="run", leave=False, disable=None):
@@ -72,10 +69,10 @@ def collect(run_ids: Sequence[str]) -> pd.DataFrame:
             }
         )
     found = pd.DataFrame(rows)
-    for (data, _), own in grouped(found, ["data", "recipe"]):
+    for (data, _), own in lt.grouped(found, ["data", "recipe"]):
         labels = {features_of(run_id)["labels"].tobytes() for run_id in own["run_id"]}
         if len(labels) > 1:
-            raise DataError(f"data {data}: the runs were tested on different images; name runs of one data set")
+            raise lt.DataError(f"data {data}: the runs were tested on different images; name runs of one data set")
     return found
 
 
@@ -99,9 +96,7 @@ def _pull(history: pd.DataFrame) -> dict[str, float]:
 @lru_cache(maxsize=64)
 def features_of(run_id: str) -> Mapping[str, np.ndarray]:
     """Logits, labels and pooled features of a run's test images."""
-    from labtrail.query.find import artifact
-
-    return load_file(artifact(run_id, FEATURES))
+    return load_file(lt.artifact(run_id, FEATURES))
 
 
 def measures(found: Mapping[str, np.ndarray]) -> dict[str, Any]:

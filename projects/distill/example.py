@@ -4,22 +4,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from labtrail.errors import ConfigError
-from labtrail.running.example import Example
+import labtrail as lt
 from projects.distill.config import ALONE, DistillConfig
 from projects.distill.learner import Learner
 
 _CHANNELS, _PIXELS, _CLASSES = 3, 32, 10
 
 
-def example(config: DistillConfig, batch_size: int) -> Example:
+def example(config: DistillConfig, batch_size: int) -> lt.Example:
     """Images (B, 3, 32, 32) of 10 classes.
 
     Raises:
         ConfigError: a method with a teacher.
     """
     if config.method not in ALONE:
-        raise ConfigError([f"method: {config.method} needs a teacher, which is a run; valid here: {', '.join(ALONE)}"])
+        raise lt.ConfigError(
+            [f"method: {config.method} needs a teacher, which is a run; valid here: {', '.join(ALONE)}"]
+        )
     learner = Learner(config, _CHANNELS, _CLASSES)
     images = torch.randn(batch_size, _CHANNELS, _PIXELS, _PIXELS)
     if config.train.channels_last:
@@ -31,4 +32,4 @@ def example(config: DistillConfig, batch_size: int) -> Example:
         assert isinstance(model, Learner)
         return model.loss(*model.terms(model.student(given[0]), None, given[1]))
 
-    return Example(learner, (images, labels), loss)
+    return lt.Example(learner, (images, labels), loss)

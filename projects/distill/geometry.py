@@ -1,6 +1,6 @@
 """How features lie: their dimension, their neighbours, and how like those of another network they are.
 
-Shapes: features (n, d) of n images, labels (n,).
+StageWidths: features (n, d) of n images, labels (n,).
 """
 
 import numpy as np

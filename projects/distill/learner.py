@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labtrail.errors import MetricError
+import labtrail as lt
 from projects.distill.config import DistillConfig
-from projects.distill.methods import EXTRAS, Shapes
+from projects.distill.methods import METHODS, StageWidths
 from projects.distill.model import Output, ResNet
 
 
@@ -38,9 +38,9 @@ class Learner(nn.Module):
         self.weight: Tensor
         weight = 0.0
         if teacher:
-            shapes = Shapes(self.student.widths, tuple(teacher), classes)
-            self.matcher = EXTRAS[config.method].build(config.loss, shapes)
-            weight = config.loss.weight or EXTRAS[config.method].weight
+            shapes = StageWidths(self.student.widths, tuple(teacher), classes)
+            self.matcher = METHODS[config.method].build(config.loss, shapes)
+            weight = config.loss.weight or METHODS[config.method].weight
         self.register_buffer("weight", torch.tensor(weight))
 
     def terms(self, output: Output, taught: Output | None, labels_B: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -90,7 +90,7 @@ def balance(learner: Learner, terms: Callable[[int], tuple[Tensor, Tensor]], bat
     ratios = [gradient_comparison(learner.student, *terms(number))[0] for number in range(batches)]
     mean = float(torch.stack(ratios).mean())
     if not (math.isfinite(mean) and mean > 0):
-        raise MetricError(
+        raise lt.MetricError(
             f"loss.balance: gradient: the extra term's gradient is {mean:g} times that of CE before training: no "
             "weight balances them; use loss.balance fixed, or another compute.precision"
         )
@@ -110,7 +110,7 @@ class SkippedSteps:
         """
         self._count = self._count + 1 if skipped else 0
         if self._count >= self._most:
-            raise MetricError(
+            raise lt.MetricError(
                 f"method {self._method}: the loss scaler skipped {self._count} steps in a row, so nothing is learnt: "
                 "its gradients are not finite in fp16; use compute.precision bf16, or a smaller loss.weight"
             )

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labtrail.errors import ConfigError
+import labtrail as lt
 from projects.distill import losses
 from projects.distill.config import LossConfig
 from projects.distill.model import Output
 from projects.distill.parts import Paraphraser, Regressor, Translator
 
 
-class Shapes(NamedTuple):
+class StageWidths(NamedTuple):
     """What a method has to know of the networks.
 
     Attributes:
@@ -29,7 +29,7 @@ class Shapes(NamedTuple):
 class Logit(nn.Module):
     """Softened logits (Hinton et al. 2015)."""
 
-    def __init__(self, config: LossConfig, _shapes: Shapes) -> None:
+    def __init__(self, config: LossConfig, _shapes: StageWidths) -> None:
         super().__init__()
         self.temperature = config.temperature
 
@@ -41,7 +41,7 @@ class Logit(nn.Module):
 class StandardisedLogit(nn.Module):
     """Softened standardised logits (Sun et al. 2024)."""
 
-    def __init__(self, config: LossConfig, _shapes: Shapes) -> None:
+    def __init__(self, config: LossConfig, _shapes: StageWidths) -> None:
         super().__init__()
         self.temperature = config.temperature
 
@@ -53,10 +53,10 @@ class StandardisedLogit(nn.Module):
 class Decoupled(nn.Module):
     """Target class and other classes apart (Zhao et al. 2022)."""
 
-    def __init__(self, config: LossConfig, shapes: Shapes) -> None:
+    def __init__(self, config: LossConfig, shapes: StageWidths) -> None:
         super().__init__()
         if shapes.classes < 3:
-            raise ConfigError([f"method: dkd needs at least 3 classes, found {shapes.classes}; use logit"])
+            raise lt.ConfigError([f"method: dkd needs at least 3 classes, found {shapes.classes}; use logit"])
         self.weights = (config.dkd_alpha, config.dkd_beta)
         self.temperature = config.temperature
 
@@ -73,7 +73,7 @@ class Hint(nn.Module):
     at the usual rates and weights.
     """
 
-    def __init__(self, _config: LossConfig, shapes: Shapes) -> None:
+    def __init__(self, _config: LossConfig, shapes: StageWidths) -> None:
         super().__init__()
         self.connect = nn.Sequential(
             nn.Conv2d(shapes.student[0], shapes.teacher[1], 3, stride=2, padding=1, bias=False),
@@ -89,7 +89,7 @@ class Hint(nn.Module):
 class Attention(nn.Module):
     """Attention maps of all three stages (Zagoruyko & Komodakis 2017)."""
 
-    def __init__(self, config: LossConfig, _shapes: Shapes) -> None:
+    def __init__(self, config: LossConfig, _shapes: StageWidths) -> None:
         super().__init__()
         self.form = config.attention_form
 
@@ -101,7 +101,7 @@ class Attention(nn.Module):
 class Relations(nn.Module):
     """Distances and angles among a batch's pooled features (Park et al. 2019)."""
 
-    def __init__(self, config: LossConfig, _shapes: Shapes) -> None:
+    def __init__(self, config: LossConfig, _shapes: StageWidths) -> None:
         super().__init__()
         self.angle = config.rkd_angle
 
@@ -114,7 +114,7 @@ class Relations(nn.Module):
 class Factors(nn.Module):
     """Factors of the last stage (Kim et al. 2018); the paraphraser was trained before, by itself."""
 
-    def __init__(self, config: LossConfig, shapes: Shapes) -> None:
+    def __init__(self, config: LossConfig, shapes: StageWidths) -> None:
         super().__init__()
         count = factors_of(config, shapes)
         self.translate = Translator(shapes.student[2], count)
@@ -127,7 +127,7 @@ class Factors(nn.Module):
         return losses.factor_loss(self.translate(student.stages[2]), given)
 
 
-def factors_of(config: LossConfig, shapes: Shapes) -> int:
+def factors_of(config: LossConfig, shapes: StageWidths) -> int:
     """Number of factors, a share of the teacher's channels (k in Kim et al. 2018)."""
     return max(1, round(config.factor_rate * shapes.teacher[2]))
 
@@ -135,7 +135,7 @@ def factors_of(config: LossConfig, shapes: Shapes) -> int:
 class NeuronSelectivity(nn.Module):
     """Channel maps of the last stage (Huang & Wang 2017)."""
 
-    def __init__(self, _config: LossConfig, _shapes: Shapes) -> None:
+    def __init__(self, _config: LossConfig, _shapes: StageWidths) -> None:
         super().__init__()
 
     def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class NeuronSelectivity(nn.Module):
 class Similarity(nn.Module):
     """Similarities among a batch at the last stage (Tung & Mori 2019)."""
 
-    def __init__(self, _config: LossConfig, _shapes: Shapes) -> None:
+    def __init__(self, _config: LossConfig, _shapes: StageWidths) -> None:
         super().__init__()
 
     def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class Similarity(nn.Module):
 class Variational(nn.Module):
     """All three stages predicted with a variance of their own, which is learnt (Ahn et al. 2019)."""
 
-    def __init__(self, _config: LossConfig, shapes: Shapes) -> None:
+    def __init__(self, _config: LossConfig, shapes: StageWidths) -> None:
         super().__init__()
         pairs = zip(shapes.student, shapes.teacher, strict=True)
         self.regress = nn.ModuleList(Regressor(own, wanted) for own, wanted in pairs)
@@ -169,22 +169,23 @@ class Variational(nn.Module):
         return torch.stack(terms).sum()
 
 
-class Extra(NamedTuple):
+class MethodSpec(NamedTuple):
     """A method and the weight that its authors, or the programs that people use, give it."""
 
-    build: Callable[[LossConfig, Shapes], nn.Module]
+    build: Callable[[LossConfig, StageWidths], nn.Module]
     weight: float
 
 
-EXTRAS: Mapping[str, Extra] = {
-    "logit": Extra(Logit, 1.0),
-    "fitnets": Extra(Hint, 100.0),
-    "attention": Extra(Attention, 1000.0),
-    "rkd": Extra(Relations, 25.0),
-    "factor": Extra(Factors, 500.0),
-    "nst": Extra(NeuronSelectivity, 50.0),
-    "sp": Extra(Similarity, 3000.0),
-    "vid": Extra(Variational, 1.0),
-    "dkd": Extra(Decoupled, 1.0),
-    "logitstd": Extra(StandardisedLogit, 1.0),
+# Another method is a class above, its line here, and its name in ``Method`` of config.py.
+METHODS: Mapping[str, MethodSpec] = {
+    "logit": MethodSpec(Logit, 1.0),
+    "fitnets": MethodSpec(Hint, 100.0),
+    "attention": MethodSpec(Attention, 1000.0),
+    "rkd": MethodSpec(Relations, 25.0),
+    "factor": MethodSpec(Factors, 500.0),
+    "nst": MethodSpec(NeuronSelectivity, 50.0),
+    "sp": MethodSpec(Similarity, 3000.0),
+    "vid": MethodSpec(Variational, 1.0),
+    "dkd": MethodSpec(Decoupled, 1.0),
+    "logitstd": MethodSpec(StandardisedLogit, 1.0),
 }

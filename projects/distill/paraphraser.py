@@ -2,6 +2,8 @@
 
 It depends on teacher, images, seed and a few settings, and on nothing of the student; whoever needs it first trains
 it, and students that start meanwhile wait. Trained anew, it would come out the same to the bit.
+
+Why: docs/decisions/019-paraphraser-is-cached.md
 """
 
 from pathlib import Path
@@ -12,9 +14,8 @@ from safetensors.torch import load_file, save
 from torch.optim import SGD
 from tqdm import tqdm
 
-from labtrail.config import fingerprint
-from labtrail.files import write_atomically
-from labtrail.running.seeding import generator_states, reseed, set_generator_states
+import labtrail as lt
+from labtrail.running.seeding import generator_states, set_generator_states
 from projects.distill.config import DistillConfig
 from projects.distill.data import Resident, load_images
 from projects.distill.losses import reconstruction_loss
@@ -40,7 +41,7 @@ def trained_paraphraser(config: DistillConfig, teacher: Taught, factors: int, im
     made = Paraphraser(teacher.widths[2], factors)
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
-            write_atomically(path, save(_train(made, config, teacher, images)))
+            lt.write_atomically(path, save(_train(made, config, teacher, images)))
     made.load_state_dict(load_file(path))
     return made.requires_grad_(False)
 
@@ -50,12 +51,12 @@ def _key(config: DistillConfig, factors: int, device: torch.device) -> str:
     settings = [loss.paraphraser_epochs, train.batch_size, train.channels_last, train.fused_teacher, factors]
     recipe = [_RATE, _MOMENTUM, _DECAY, device.type]
     digests = load_images(config.data).digests
-    return fingerprint(config.teacher_sha256, digests["train"], config.seed, settings, config.compute, recipe)
+    return lt.fingerprint(config.teacher_sha256, digests["train"], config.seed, settings, config.compute, recipe)
 
 
 def _train(model: Paraphraser, config: DistillConfig, teacher: Taught, images: Resident) -> dict[str, torch.Tensor]:
     before = generator_states()
-    reseed(config.seed, 1)
+    lt.reseed(config.seed, 1)
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             module.reset_parameters()

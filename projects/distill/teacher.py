@@ -1,5 +1,9 @@
-"""Teachers: finished runs, resolved once, of the student's own data, with weights whose digest is known."""
+"""Teachers: finished runs, resolved once, of the student's own data, with weights whose digest is known.
 
+Why: docs/decisions/017-read-finished-runs-once.md
+"""
+
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -7,12 +11,8 @@ import torch
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from labtrail.config import load_config
-from labtrail.contract import BEST_WEIGHTS, CONFIG_FILE, is_run_id
-from labtrail.errors import ConfigError, QueryError
-from labtrail.files import sha256_of
-from labtrail.running.checkpoint import load_portable
-from labtrail.running.record import DataSource
+import labtrail as lt
+from labtrail.contract import BEST_WEIGHTS, is_run_id
 from projects.distill.config import ALONE, FIND, DistillConfig
 from projects.distill.data import load_images
 from projects.distill.model import ResNet, fused
@@ -43,20 +43,19 @@ def resolve(config: DistillConfig) -> DistillConfig:
     if config.method in ALONE:
         none = {"teacher": "", "teacher_version": "", "teacher_sha256": ""}
         return config.model_copy(update=none | ({"alpha": 0.0} if config.method == "none" else {}))
-    from labtrail.query.find import model_version
 
     version = ""
     if config.teacher == FIND:
         run_id = _baseline(config)
     elif config.teacher.startswith("models:/"):
-        found_id, version = model_version(config.teacher)
+        found_id, version = lt.model_version(config.teacher)
         run_id = _finished_run(found_id)
     else:
         run_id = _finished_run(config.teacher)
     _refuse_other_data(run_id, config)
     digest = _weights_digest(run_id)
     if config.teacher_sha256 not in ("", digest):
-        raise ConfigError([f"teacher_sha256: run {run_id} has weights {digest}, expected {config.teacher_sha256}"])
+        raise lt.ConfigError([f"teacher_sha256: run {run_id} has weights {digest}, expected {config.teacher_sha256}"])
     found = {"teacher": run_id, "teacher_version": version or config.teacher_version, "teacher_sha256": digest}
     return config.model_copy(update=found)
 
@@ -66,30 +65,25 @@ def resolve(config: DistillConfig) -> DistillConfig:
 
 def _finished_run(wanted: str) -> str:
     """Id of the one finished run that is meant."""
-    from labtrail.query.find import find_run
-
-    return _finished_id(wanted) if is_run_id(wanted) else str(find_run(wanted, "distill")["run_id"])
+    return _finished_id(wanted) if is_run_id(wanted) else str(lt.find_run(wanted, "distill")["run_id"])
 
 
 @lru_cache(maxsize=1024)
 def _finished_id(run_id: str) -> str:
-    from labtrail.query.find import find_run
 
-    return str(find_run(run_id, "distill")["run_id"])
+    return str(lt.find_run(run_id, "distill")["run_id"])
 
 
 @lru_cache(maxsize=1024)
 def _weights_digest(run_id: str) -> str:
-    from labtrail.query.find import artifact
 
-    return sha256_of(artifact(run_id, BEST_WEIGHTS))
+    return lt.sha256_of(lt.artifact(run_id, BEST_WEIGHTS))
 
 
 @lru_cache(maxsize=1024)
 def _read_digests(run_id: str) -> frozenset[str]:
-    from labtrail.query.find import data_digests
 
-    return frozenset(data_digests(run_id))
+    return frozenset(lt.data_digests(run_id))
 
 
 def _baseline(config: DistillConfig) -> str:
@@ -98,23 +92,21 @@ def _baseline(config: DistillConfig) -> str:
     Raises:
         QueryError: there is none, or several that differ in more than that.
     """
-    from labtrail.query.query import Query
-
     wanted = {"method": "none", "data.name": config.data.name}
-    runs = Query("distill").configured(wanted).runs()
+    runs = lt.Query("distill").configured(wanted).runs()
     if len(runs):
         same = (runs["cfg.seed"] == str(config.seed)) & (runs["cfg.model.name"] == config.teacher_model)
         fit = [run_id for run_id in runs[same]["run_id"] if _same_data(run_id, config)]
         # Of several, those trained as the student will be.
         fit = [run_id for run_id in fit if run_config(run_id).train == config.train] or fit
         if len({run_config(run_id) for run_id in fit}) > 1:
-            raise QueryError(
+            raise lt.QueryError(
                 f"teacher: {len(fit)} baselines {config.teacher_model} on {config.data.name} with seed {config.seed}, "
                 f"trained in different ways; name one{_listed(runs[runs['run_id'].isin(fit)])}"
             )
         if fit:
             return str(fit[-1])
-    raise QueryError(
+    raise lt.QueryError(
         f"teacher: no finished baseline {config.teacher_model} on {config.data.name} with seed {config.seed}; train it "
         f"with method none and model.name {config.teacher_model}, or name one{_listed(runs)}"
     )
@@ -122,11 +114,9 @@ def _baseline(config: DistillConfig) -> str:
 
 def _refuse_other_data(run_id: str, config: DistillConfig) -> None:
     if not _same_data(run_id, config):
-        from labtrail.query.query import Query
-
-        runs = Query("distill").configured({"method": "none", "data.name": config.data.name}).runs()
+        runs = lt.Query("distill").configured({"method": "none", "data.name": config.data.name}).runs()
         own = run_config(run_id).data
-        raise QueryError(
+        raise lt.QueryError(
             f"teacher: run {run_id} was trained on other images ({own.name}, split seed {own.split_seed}) than this "
             f"config has ({config.data.name}, split seed {config.data.split_seed}){_listed(runs)}"
         )
@@ -147,27 +137,25 @@ def _listed(runs: Any) -> str:
 @lru_cache(maxsize=1024)
 def run_config(run_id: str) -> DistillConfig:
     """What a run ran with."""
-    from labtrail.query.find import artifact
-
-    return load_config(DistillConfig, artifact(run_id, CONFIG_FILE))
+    return lt.run_config(run_id, DistillConfig)
 
 
-def teacher_source(config: DistillConfig) -> list[DataSource]:
+def teacher_source(config: DistillConfig) -> list[lt.DataSource]:
     """The teacher's weights, as data that a student reads."""
     if not config.teacher:
         return []
-    place = f"runs:/{config.teacher}/{BEST_WEIGHTS}"
     profile = {"model": run_config(config.teacher).model.name}
-    return [DataSource("teacher", "teacher", place, config.teacher_sha256, profile, config.teacher)]
+    digest = config.teacher_sha256
+    return [lt.artifact_source(config.teacher, BEST_WEIGHTS, "teacher", "teacher", profile, digest)]
 
 
 def load_teacher(config: DistillConfig, device: torch.device) -> Taught:
     """The teacher's best weights, frozen, in the memory format and with the fusing that the config asks for."""
-    from labtrail.query.find import artifact
-
     own, images = run_config(config.teacher), load_images(config.data)
     model = ResNet(own.model, images.train.images.shape[1], images.classes)
-    model.load_state_dict(student_weights(load_portable(artifact(config.teacher, BEST_WEIGHTS))["model_state_dict"]))
+    model.load_state_dict(
+        student_weights(lt.load_portable(lt.artifact(config.teacher, BEST_WEIGHTS))["model_state_dict"])
+    )
     model.requires_grad_(False).eval()
     if config.train.fused_teacher:
         fused(model)
@@ -179,3 +167,17 @@ def load_teacher(config: DistillConfig, device: torch.device) -> Taught:
 def student_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The network's part of a checkpointed state."""
     return {name.removeprefix(PREFIX): one for name, one in state.items() if name.startswith(PREFIX)}
+
+
+def student_sources(config: DistillConfig) -> Sequence[lt.DataSource]:
+    """The three splits, and the teacher's weights."""
+    images = load_images(config.data)
+    place = str(config.data.folder or f"data/{config.data.name}")
+    counts = {"train": images.train, "validation": images.validation, "test": images.test}
+    return [
+        *(
+            lt.DataSource(f"{config.data.name}-{name}", name, place, digest, {"images": len(counts[name].labels)})
+            for name, digest in images.digests.items()
+        ),
+        *teacher_source(config),
+    ]

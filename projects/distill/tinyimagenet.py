@@ -11,9 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from labtrail.config import fingerprint
-from labtrail.errors import DataError
-from labtrail.files import write_atomically
+import labtrail as lt
 from projects.distill.archives import Raw
 
 _CACHE = Path("data/cache/distill")
@@ -34,8 +32,10 @@ def read_tinyimagenet(folder: Path) -> tuple[Raw, Raw]:
     with _opened(folder) as (names, sizes, read):
         labels = [read(name).decode(errors="replace") for name in _LABELS if name in names]
         if len(labels) < len(_LABELS):
-            raise DataError(f"{folder}: expected {' and '.join(_LABELS)}, found {len(labels)} of them; fetch it again")
-        key = fingerprint([[name, size] for name, size in zip(names, sizes, strict=True)], labels)
+            raise lt.DataError(
+                f"{folder}: expected {' and '.join(_LABELS)}, found {len(labels)} of them; fetch it again"
+            )
+        key = lt.fingerprint([[name, size] for name, size in zip(names, sizes, strict=True)], labels)
         train, test = (_CACHE / f"tinyimagenet-{part}-{key}.npz" for part in ("train", "test"))
         if not (train.is_file() and test.is_file()):
             ids = read("wnids.txt").decode().split()
@@ -43,7 +43,7 @@ def read_tinyimagenet(folder: Path) -> tuple[Raw, Raw]:
                 raw = _decoded(folder, wanted, read)
                 buffer = io.BytesIO()
                 np.savez(buffer, images=raw.images, labels=raw.labels)
-                write_atomically(path, buffer.getvalue())
+                lt.write_atomically(path, buffer.getvalue())
     return _loaded(train), _loaded(test)
 
 
@@ -80,9 +80,9 @@ def _opened(folder: Path) -> Generator[tuple[list[str], list[int], Callable[[str
                 names = [one.filename.removeprefix(f"{_ROOT}/") for one in members]
                 yield names, [one.CRC for one in members], lambda name: file.read(f"{_ROOT}/{name}")
         except zipfile.BadZipFile as error:
-            raise DataError(f"{archive}: expected a whole zip archive, found it damaged: {error}") from error
+            raise lt.DataError(f"{archive}: expected a whole zip archive, found it damaged: {error}") from error
     else:
-        raise DataError(f"{folder}: expected {_ROOT}/ with wnids.txt or {_ROOT}.zip, found neither; fetch it first")
+        raise lt.DataError(f"{folder}: expected {_ROOT}/ with wnids.txt or {_ROOT}.zip, found neither; fetch it first")
 
 
 def _train_files(names: Sequence[str], ids: Sequence[str]) -> list[tuple[str, int]]:
@@ -92,7 +92,7 @@ def _train_files(names: Sequence[str], ids: Sequence[str]) -> list[tuple[str, in
         parts = name.split("/")
         if parts[0] == "train" and name.endswith(".JPEG"):
             if parts[1] not in place:
-                raise DataError(f"{name}: expected a class of wnids.txt, found {parts[1]!r}")
+                raise lt.DataError(f"{name}: expected a class of wnids.txt, found {parts[1]!r}")
             found.append((name, place[parts[1]]))
     return found
 
@@ -103,22 +103,22 @@ def _test_files(read: Callable[[str], bytes], ids: Sequence[str]) -> list[tuple[
     for number, line in enumerate(read("val/val_annotations.txt").decode().splitlines(), start=1):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in place:
-            raise DataError(f"val/val_annotations.txt: line {number}: expected a file and its class, found {line!r}")
+            raise lt.DataError(f"val/val_annotations.txt: line {number}: expected a file and its class, found {line!r}")
         found.append((f"val/images/{fields[0]}", place[fields[1]]))
     return found
 
 
 def _decoded(folder: Path, files: Sequence[tuple[str, int]], read: Callable[[str], bytes]) -> Raw:
     if not files:
-        raise DataError(f"{folder}: expected JPEG images in train/ and val/images/, found none")
+        raise lt.DataError(f"{folder}: expected JPEG images in train/ and val/images/, found none")
     images = np.empty((len(files), 3, _SIDE, _SIDE), dtype=np.uint8)
     for index, (name, _) in enumerate(tqdm(files, desc="decoding", unit="image", leave=False, disable=None)):
         try:
             with Image.open(io.BytesIO(read(name))) as image:
                 pixels = np.asarray(image.convert("RGB"))
         except (OSError, KeyError, UnidentifiedImageError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{folder}: {name}: expected a JPEG image, found it unreadable: {error}") from error
+            raise lt.DataError(f"{folder}: {name}: expected a JPEG image, found it unreadable: {error}") from error
         if pixels.shape != (_SIDE, _SIDE, 3):
-            raise DataError(f"{folder}: {name}: expected {_SIDE} x {_SIDE} pixels, found {pixels.shape[:2]}")
+            raise lt.DataError(f"{folder}: {name}: expected {_SIDE} x {_SIDE} pixels, found {pixels.shape[:2]}")
         images[index] = pixels.transpose(2, 0, 1)
     return Raw(images, np.array([label for _, label in files], dtype=np.int64))

@@ -1,4 +1,7 @@
-"""How a student is trained: one pass after the other over resident images, the teacher beside it."""
+"""How a student is trained: one pass after the other over resident images, the teacher beside it.
+
+Why: docs/decisions/020-single-run-is-a-bundle.md
+"""
 
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -12,12 +15,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim import SGD, Optimizer
 from tqdm import tqdm
 
-from labtrail.errors import MetricError
-from labtrail.running.checkpoint import Checkpoint
-from labtrail.running.launch import require_one_process
-from labtrail.running.record import Record, named
-from labtrail.running.remat import LeanBackward, lean_backward, notes
-from labtrail.running.seeding import reseed
+import labtrail as lt
 from projects.distill.config import DistillConfig, TrainConfig
 from projects.distill.data import Images, Resident, load_images
 from projects.distill.evaluate import FEATURES, Answers, features_file, predict, scores
@@ -43,22 +41,21 @@ def resident_splits(images: Images, device: torch.device) -> Splits:
     return Splits(*(Resident(part, images, device) for part in (images.train, images.validation, images.test)))
 
 
-def train(config: DistillConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:
+def train(config: DistillConfig, run: lt.Run) -> Generator[lt.Record]:
     """One Record per epoch, and a last one over the test images: last weights, and those that validated best."""
-    require_one_process(accelerator, "distill")
-    for _, record in train_together([config], accelerator, [checkpoint]):
+    for _, record in train_together([config], [run], run.accelerator):
         yield record
 
 
 def train_together(
-    configs: Sequence[DistillConfig], accelerator: Accelerator, checkpoints: Sequence[Checkpoint]
-) -> Generator[tuple[int, Record]]:
+    configs: Sequence[DistillConfig], runs: Sequence[lt.Run], accelerator: Accelerator
+) -> Generator[tuple[int, lt.Record]]:
     """Trains students side by side under one forward pass of their teacher; one of them is the usual case.
 
     Args:
         configs: resolved; they agree on all but method, alpha and loss.
+        runs: one for each.
         accelerator: shared.
-        checkpoints: one for each.
 
     Yields:
         (number of the student, its Record); each student's Records are those of a run by itself.
@@ -69,10 +66,7 @@ def train_together(
     images = load_images(shared.data)
     splits = resident_splits(images, accelerator.device)
     teacher = load_teacher(shared, accelerator.device) if shared.teacher else None
-    students = [
-        Student(config, images, splits, teacher, accelerator, checkpoint)
-        for config, checkpoint in zip(configs, checkpoints, strict=True)
-    ]
+    students = [Student(config, images, splits, teacher, run) for config, run in zip(configs, runs, strict=True)]
     for epoch in range(min(one.progress.epoch for one in students), shared.train.epochs):
         due = [number for number, one in enumerate(students) if one.progress.epoch == epoch]
         steps = {number: students[number].begin(epoch) for number in due}
@@ -96,16 +90,16 @@ class Student:
         images: Images,
         splits: Splits,
         teacher: Taught | None,
-        accelerator: Accelerator,
-        checkpoint: Checkpoint,
+        run: lt.Run,
     ) -> None:
+        accelerator = run.accelerator
         own = teacher if config.teacher else None
         learner, optimizer = make_learner(config, images, splits, own)
         self._learner, self._optimizer = accelerator.prepare(learner, optimizer)
-        self._config, self._accelerator, self._checkpoint = config, accelerator, checkpoint
+        self._config, self._accelerator, self._run = config, accelerator, run
         self._skipped = SkippedSteps(config.method, config.train.skipped_steps)
-        self.progress = checkpoint.restore(self._learner, self._optimizer)
-        self._lean = lean_backward(self._learner, noted_loss, config.remat, accelerator)
+        self.progress = run.restore(self._learner, self._optimizer)
+        self._lean = lt.lean_backward(self._learner, noted_loss, config.remat, accelerator)
         self._files: dict[str, Any] = {}
         if self.progress.epoch == 0:
             self._files = _paraphraser_file(self._learner)
@@ -116,29 +110,31 @@ class Student:
         """The steps of an epoch."""
         return Step(self._config, self._learner, self._optimizer, epoch, self._accelerator, self._skipped, self._lean)
 
-    def end(self, epoch: int, step: "Step", validation: Resident) -> Record:
+    def end(self, epoch: int, step: "Step", validation: Resident) -> lt.Record:
         """The Record of an epoch whose steps have been taken."""
-        metrics = named("train", step.means()) | named("validation", scores(predict(self._learner.student, validation)))
+        metrics = lt.named("train", step.means()) | lt.named(
+            "validation", scores(predict(self._learner.student, validation))
+        )
         self.progress.epoch = epoch + 1
         files, self._files = self._files, {}
-        return Record(epoch, metrics, files)
+        return lt.Record(epoch, metrics, files)
 
-    def outcome(self, test: Resident, teacher: Taught | None) -> Record:
+    def outcome(self, test: Resident, teacher: Taught | None) -> lt.Record:
         """The one look at the test images: last weights, and those that validated best."""
         last = scores(predict(self._learner.student, test))
-        self._checkpoint.load_best(self._learner)
+        self._run.load_best(self._learner)
         best = predict(self._learner.student, test)
         found = scores(best) | {"accuracy_last": last["accuracy"]}
         if teacher is not None and self._config.teacher:
             found |= agreement(best, predict(teacher.model, test))
-        return Record(self._config.train.epochs, named("test", found), {FEATURES: features_file(best)})
+        return lt.Record(self._config.train.epochs, lt.named("test", found), {FEATURES: features_file(best)})
 
 
 def make_learner(
     config: DistillConfig, images: Images, splits: Splits, teacher: Taught | None
 ) -> tuple[Learner, Optimizer]:
     """A fresh student with its method's parts and its optimizer, drawn from the run's seed alone."""
-    reseed(config.seed)
+    lt.reseed(config.seed)
     widths = teacher.widths if teacher else ()
     learner = Learner(config, images.train.images.shape[1], images.classes, widths)
     if config.train.channels_last:
@@ -167,9 +163,9 @@ class Step:
         epoch: int,
         accelerator: Accelerator,
         skipped: SkippedSteps,
-        lean: LeanBackward | None = None,
+        lean: lt.LeanBackward | None = None,
     ) -> None:
-        reseed(config.seed, epoch)
+        lt.reseed(config.seed, epoch)
         self._learner, self._optimizer, self._accelerator = learner, optimizer, accelerator
         self._method, self._epoch = config.method, epoch
         self._skipped, self._lean = skipped, lean
@@ -219,7 +215,7 @@ class Step:
         """
         found = {name: float(total) / self._count for name, total in self._sums.items()}
         if not math.isfinite(found["loss"]):
-            raise MetricError(
+            raise lt.MetricError(
                 f"method {self._method}: the loss of epoch {self._epoch} is {found['loss']}; lower "
                 "train.learning_rate or loss.weight"
             )
@@ -240,7 +236,7 @@ def noted_loss(learner: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     output = learner.student(batch["images"])
     ce, extra = learner.terms(output, batch["taught"], batch["labels"])
     loss = learner.loss(ce, extra)
-    notes(figures(output, batch["labels"], loss, ce, extra), batch["noted"])
+    lt.notes(figures(output, batch["labels"], loss, ce, extra), batch["noted"])
     return loss
 
 

@@ -2,37 +2,21 @@
 
 import logging
 from collections.abc import Generator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from accelerate import Accelerator
 
-from labtrail import contract
-from labtrail.config import TaskConfig
-from labtrail.errors import QueryError
-from labtrail.query.frames import group_names, newest_of_each, varying
-from labtrail.running.checkpoint import Checkpoint
-from labtrail.running.launch import require_one_process
-from labtrail.running.record import DataSource, Record
-from labtrail.running.task import Task
+import labtrail as lt
 from projects.pamap2 import charts, comparison
+from projects.pamap2.config import AnalysisConfig, Pamap2Config
 from projects.pamap2.evidence import Evidence, collect
-from projects.pamap2.judged import judged_sources, open_run, run_config
+from projects.pamap2.judged import judged_sources, open_run
 
-NAME = "pamap2-analysis"
 # What tells settings apart even where all runs agree on it, and what is no part of a setting.
 _NAMED = ("cfg.model.fusion", "cfg.model.missing")
 _APART = ("cfg.seed", "cfg.split.protocol", "cfg.data.folder")
 
 _log = logging.getLogger("labtrail")
-
-
-class AnalysisConfig(TaskConfig):
-    """Which runs are compared."""
-
-    runs: str = contract.ALL
-    """finished pamap2 runs: ids with commas, an MLflow filter, 'latest', or 'all' on the data of the newest"""
 
 
 def resolve(config: AnalysisConfig) -> AnalysisConfig:
@@ -41,32 +25,32 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
     Raises:
         QueryError: there is none.
     """
-    from labtrail.query.find import data_digests, find_runs
-    from labtrail.query.query import Query
-
-    found = find_runs(config.runs, "pamap2")
-    newest = data_digests(found[-1])
-    found = list(newest_of_each(Query("pamap2").only(found).runs())["run_id"])
-    fit = [one for one in found if data_digests(one) == newest and not run_config(one).model.dedicated]
+    found = lt.find_runs(config.runs, "pamap2")
+    newest = lt.data_digests(found[-1])
+    found = list(lt.newest_of_each(lt.Query("pamap2").only(found).runs())["run_id"])
+    fit = [
+        one for one in found if lt.data_digests(one) == newest and not lt.run_config(one, Pamap2Config).model.dedicated
+    ]
     if not fit:
-        raise QueryError(f"runs {config.runs!r}: none on the data of the newest reads all modalities; train one first")
+        raise lt.QueryError(
+            f"runs {config.runs!r}: none on the data of the newest reads all modalities; train one first"
+        )
     if len(fit) < len(found):
         _log.info("%d runs; left out: %d on other data or on some modalities only", len(fit), len(found) - len(fit))
     return config.model_copy(update={"runs": ",".join(fit)})
 
 
-def sources(config: AnalysisConfig) -> Sequence[DataSource]:
+def sources(config: AnalysisConfig) -> Sequence[lt.DataSource]:
     """The data set, and the weights of every fold of every run."""
     return judged_sources([open_run(one) for one in config.runs.split(",")])
 
 
-def analyse(config: AnalysisConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+def analyse(config: AnalysisConfig, run: lt.Run) -> Generator[lt.Record]:
     """One Record with all tables and figures."""
-    require_one_process(accelerator, NAME)
     judged = [open_run(one) for one in config.runs.split(",")]
     runs = _runs(config.runs.split(","))
     names = runs.set_index("run_id")[["protocol", "setting", "seed"]]
-    evidence = Evidence(*(frame.join(names, on="run_id") for frame in collect(judged, accelerator.device)))
+    evidence = Evidence(*(frame.join(names, on="run_id") for frame in collect(judged, run.accelerator.device)))
     classes = judged[0].classes.names
     tables = {
         "protocols": comparison.protocol_table(runs),
@@ -79,17 +63,15 @@ def analyse(config: AnalysisConfig, accelerator: Accelerator, checkpoint: Checkp
     figures = charts.figures_of(tables, evidence.windows, classes)
     tables["subsets"] = _flat(tables["subsets"])
     files: dict[str, Any] = {f"tables/{name}.csv": table for name, table in {**tables, "runs": runs}.items()}
-    yield Record(0, _summary(tables), files | {f"figures/{name}.png": figure for name, figure in figures.items()})
+    yield lt.Record(0, _summary(tables), files | {f"figures/{name}.png": figure for name, figure in figures.items()})
 
 
 def _runs(run_ids: Sequence[str]) -> pd.DataFrame:
     """The runs' rows, with columns protocol, setting and seed."""
-    from labtrail.query.query import Query
-
-    runs = Query("pamap2").only(run_ids).runs()
-    keys = [*_NAMED, *(key for key in varying(runs, _APART) if key not in _NAMED)]
+    runs = lt.Query("pamap2").only(run_ids).runs()
+    keys = [*_NAMED, *(key for key in lt.varying(runs, _APART) if key not in _NAMED)]
     protocol, seed = runs["cfg.split.protocol"], runs["cfg.seed"].astype(int)
-    return runs.assign(protocol=protocol, setting=group_names(runs, keys), seed=seed)
+    return runs.assign(protocol=protocol, setting=lt.group_names(runs, keys), seed=seed)
 
 
 def _flat(subsets: pd.DataFrame) -> pd.DataFrame:
@@ -106,20 +88,3 @@ def _summary(tables: dict[str, pd.DataFrame]) -> dict[str, float]:
         "analysis/best_macro_f1": float(protocols["macro_f1"].max()),
         "analysis/best_mean_of_subsets": float(by_setting.max()),
     }
-
-
-def title(config: AnalysisConfig) -> str:
-    """Short name of the run: ``analysis-of-9``."""
-    return f"analysis-of-{len(config.runs.split(','))}"
-
-
-TASK = Task(
-    name=NAME,
-    config=AnalysisConfig,
-    function=analyse,
-    default=Path("configs/pamap2-analysis/default.yaml"),
-    resolve=resolve,
-    sources=sources,
-    title=title,
-    experiment="pamap2",
-)

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from labtrail.errors import DataError
-from labtrail.files import replaced_folder
+import labtrail as lt
 from projects.pamap2.config import SYNTHETIC, DataConfig
 from projects.pamap2.dataset import INDEX, LABELS, ROWS, SECONDS, SUBJECTS, Dataset, load_dataset, save_dataset
 from projects.pamap2.heart_rate import Median, smooth_heart_rate
@@ -48,7 +47,7 @@ def build(
         DataError: bad input, named by file and line; or an output that was not made here.
     """
     if output.exists() and not output.is_symlink():
-        raise DataError(f"output: {output} exists and was not made by pamap2-prepare; name another folder")
+        raise lt.DataError(f"output: {output} exists and was not made by pamap2-prepare; name another folder")
     files = tqdm(open_recordings(source), desc="recordings", unit="file", leave=False, disable=None)
     recordings = [_without_other(parse_recording(content, name)) for name, content in files]
     _check_full(recordings)
@@ -63,7 +62,7 @@ def build(
         LABELS: np.concatenate([one.activities for one in recordings]),
     }
     facts = {"heart_rate_median": median, "subjects": [one.subject for one in recordings]}
-    with replaced_folder(output) as fresh:
+    with lt.replaced_folder(output) as fresh:
         save_dataset(fresh, arrays, facts)
         extras(load_dataset(fresh), fresh)
     return missing
@@ -72,7 +71,7 @@ def build(
 def _without_other(recording: Recording) -> Recording:
     kept = recording.activities != OTHER
     if not kept.any():
-        raise DataError(f"subject {recording.subject}: expected labelled rows, found activity 0 only")
+        raise lt.DataError(f"subject {recording.subject}: expected labelled rows, found activity 0 only")
     return Recording(recording.subject, recording.seconds[kept], recording.activities[kept], recording.values[kept])
 
 
@@ -81,7 +80,7 @@ def _check_full(recordings: Sequence[Recording]) -> None:
     found = {one.subject: len(one.seconds) for one in recordings}
     if set(found) == set(FULL_ROWS) and found != FULL_ROWS:
         wrong = next(subject for subject in FULL_ROWS if found[subject] != FULL_ROWS[subject])
-        raise DataError(
+        raise lt.DataError(
             f"subject {wrong}: expected {FULL_ROWS[wrong]} rows with activity 0 dropped, found {found[wrong]}; "
             "the download is not the published one, fetch it again"
         )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from labtrail.query.frames import grouped
+import labtrail as lt
 from labtrail.statistics import bootstrap_mean, t_interval
 from projects.pamap2.evaluate import macro_f1
 from projects.pamap2.evidence import SHARES
@@ -22,7 +22,7 @@ def protocol_table(runs: pd.DataFrame) -> pd.DataFrame:
         runs: columns protocol, setting, test/macro_f1, test/accuracy, test/ece, test/baseline_extratrees_macro_f1.
     """
     rows = []
-    for (protocol, setting), own in grouped(runs, ["protocol", "setting"]):
+    for (protocol, setting), own in lt.grouped(runs, ["protocol", "setting"]):
         score = t_interval(own["test/macro_f1"].to_numpy(float))
         rows.append(
             {
@@ -52,7 +52,7 @@ def ablation_table(subsets: pd.DataFrame) -> pd.DataFrame:
     """What a modality is worth: macro F1 lost without it, and what it reaches alone; mean over seeds, t interval."""
     rows = []
     keys = ["protocol", "setting"]
-    for (protocol, setting), own in grouped(subsets, keys):
+    for (protocol, setting), own in lt.grouped(subsets, keys):
         wide = own.pivot(index="run_id", columns="subset", values="macro_f1")
         whole = wide[subset_names([True] * len(NAMES))]
         for name in NAMES:
@@ -73,7 +73,9 @@ def share_table(windows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 def subject_table(windows: pd.DataFrame) -> pd.DataFrame:
     """Macro F1 of each test subject by protocol and setting, mean over seeds."""
     keys = ["protocol", "setting", "subject", "run_id"]
-    scores = [(*key, macro_f1(own["label"].to_numpy(), own["guess"].to_numpy())) for key, own in grouped(windows, keys)]
+    scores = [
+        (*key, macro_f1(own["label"].to_numpy(), own["guess"].to_numpy())) for key, own in lt.grouped(windows, keys)
+    ]
     frame = pd.DataFrame(scores, columns=[*keys, "macro_f1"])
     return frame.groupby(keys[:3])["macro_f1"].agg(["mean", "min", "max"]).reset_index()
 
@@ -82,7 +84,7 @@ def position_table(windows: pd.DataFrame) -> pd.DataFrame:
     """Accuracy by the distance from the end of a bout, mean over seeds; the interval resamples windows."""
     bins = pd.cut(windows["edge_s"], list(EDGES_S), right=False, labels=False)
     rows = []
-    for (protocol, setting, place), own in grouped(windows.assign(bin=bins), ["protocol", "setting", "bin"]):
+    for (protocol, setting, place), own in lt.grouped(windows.assign(bin=bins), ["protocol", "setting", "bin"]):
         correct = (own["guess"] == own["label"]).astype(float)
         by_window = correct.groupby([own["fold"], own["subject"], own["start"]]).mean().to_numpy()
         found = bootstrap_mean(by_window)

@@ -5,18 +5,20 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from labtrail.config import Integers, Remat, Section, TaskConfig, listed
+import labtrail as lt
+from labtrail import contract
+from labtrail.config import listed
 from projects.pamap2.schema import MODALITIES
 
 SYNTHETIC = "synthetic"
 
 
-class SyntheticConfig(Section):
+class SyntheticConfig(lt.Section):
     """The generated recordings, used where the source is named ``synthetic``."""
 
     subjects: int = Field(default=4, ge=2, le=8)
     """number of people, from 101 on"""
-    activities: Integers = (2, 4, 5, 12)
+    activities: lt.Integers = (2, 4, 5, 12)
     """activity ids"""
     bouts: int = Field(default=2, ge=1)
     """bouts of each activity and person"""
@@ -30,21 +32,21 @@ class SyntheticConfig(Section):
     """seed of the recordings, apart from the seed of the run"""
 
 
-class HeartRateConfig(Section):
+class HeartRateConfig(lt.Section):
     """How heart rate gets from about 9 Hz to every row."""
 
     median: Literal["trailing", "centered", "native"] = "trailing"
     """window of the median: the last 25 rows, 25 rows around, or the last 25 measurements"""
 
 
-class SplitConfig(Section):
+class SplitConfig(lt.Section):
     """Which rows train, validate and test."""
 
     protocol: Literal["contiguous", "loso", "subject106", "whole_shards"] = "contiguous"
     """contiguous (subject-dependent), loso (each test subject in turn), subject106, or whole shards"""
     shares: tuple[float, float, float] = (0.70, 0.15, 0.15)
     """shares of train, validation and test rows; exact in the contiguous protocol"""
-    test_subjects: Integers = ()
+    test_subjects: lt.Integers = ()
     """subjects left out one after the other; empty: all but 109; loso only"""
     window: int = Field(default=256, ge=2, le=10000)
     """rows of a window (100 rows are a second)"""
@@ -61,7 +63,7 @@ class SplitConfig(Section):
         return self.window if self.guard is None else self.guard
 
 
-class ExportConfig(Section):
+class ExportConfig(lt.Section):
     """Further forms of the data, written on request."""
 
     csv: bool = False
@@ -72,7 +74,7 @@ class ExportConfig(Section):
     """splits/{train,val,test}.txt, lines 'path,rows'"""
 
 
-class PrepareConfig(TaskConfig):
+class PrepareConfig(lt.Config):
     """From raw recordings to one array and an index."""
 
     source: str = SYNTHETIC
@@ -85,7 +87,7 @@ class PrepareConfig(TaskConfig):
     synthetic: SyntheticConfig = SyntheticConfig()
 
 
-class DataConfig(Section):
+class DataConfig(lt.Section):
     """The prepared data set."""
 
     folder: str = SYNTHETIC
@@ -108,7 +110,7 @@ def _in_order(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in MODALITIES if name in names)
 
 
-class ModelConfig(Section):
+class ModelConfig(lt.Section):
     """Encoders of the four modalities and their fusion; one config serves every fusion."""
 
     fusion: Fusion = "hybrid"
@@ -157,7 +159,7 @@ class ModelConfig(Section):
         return self
 
 
-class TrainConfig(Section):
+class TrainConfig(lt.Section):
     """The optimisation."""
 
     epochs: int = Field(default=25, ge=1)
@@ -184,14 +186,14 @@ class TrainConfig(Section):
     """runs the network through torch.compile, where a C++ compiler is there; sums may differ in the last digits"""
 
 
-class Pamap2Config(TaskConfig):
+class Pamap2Config(lt.Config):
     """Everything that decides the outcome of a pamap2 run."""
 
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    remat: Remat = Remat()
+    remat: lt.Remat = lt.Remat()
 
     @model_validator(mode="after")
     def _trained_one_way(self) -> "Pamap2Config":
@@ -200,3 +202,21 @@ class Pamap2Config(TaskConfig):
                 "remat.memory and train.compile: a planned step does not go through the compiler; leave out one"
             )
         return self
+
+
+class RobustnessConfig(lt.Config):
+    """Which run is judged, and how hard."""
+
+    run: str = contract.LATEST
+    """finished pamap2 run: its id, 'latest', or an MLflow filter that one run meets"""
+    dedicated: lt.Words = ()
+    """runs trained on some modalities only (model.modalities), to stand beside: ids, or 'find' for all that fit"""
+    noise: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5, 1.0), min_length=1)
+    """standard deviations of noise on every channel, in units of the training windows; 0 is none"""
+
+
+class AnalysisConfig(lt.Config):
+    """Which runs are compared."""
+
+    runs: str = contract.ALL
+    """finished pamap2 runs: ids with commas, an MLflow filter, 'latest', or 'all' on the data of the newest"""

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from labtrail.errors import DataError
-from labtrail.files import sha256_of
+import labtrail as lt
 from projects.pamap2.schema import LARGEST_STEP_S, SENSORS
 
 FORMAT = "pamap2-1"
@@ -55,7 +54,7 @@ def save_dataset(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[
     digests = {}
     for name in ARRAYS:
         np.save(folder / name, np.ascontiguousarray(arrays[name]), allow_pickle=False)
-        digests[name] = sha256_of(folder / name)
+        digests[name] = lt.sha256_of(folder / name)
     index = {"format": FORMAT, "sensors": list(SENSORS), "sha256": digests, **facts}
     (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True))
 
@@ -68,21 +67,21 @@ def load_dataset(folder: Path) -> Dataset:
     """
     path = folder / INDEX
     if not path.is_file():
-        raise DataError(
+        raise lt.DataError(
             f"{folder}: expected a prepared data set, found no {INDEX}; prepare one: "
             f"mlflow run . -e pamap2-prepare -P source=ZIP_OR_FOLDER -P output={folder}"
         )
     try:
         index = json.loads(path.read_text())
         if index["format"] != FORMAT:
-            raise DataError(f"{path}: expected format {FORMAT}, found {index['format']}; prepare the data again")
+            raise lt.DataError(f"{path}: expected format {FORMAT}, found {index['format']}; prepare the data again")
         arrays = {name: np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS}
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder}: damaged: {str(error).splitlines()[0]}; prepare the data again") from error
+        raise lt.DataError(f"{folder}: damaged: {str(error).splitlines()[0]}; prepare the data again") from error
     rows = {name: len(array) for name, array in arrays.items()}
     if len(set(rows.values())) != 1:
-        raise DataError(f"{folder}: expected as many rows in every array, found {rows}; prepare the data again")
-    return Dataset(arrays[ROWS], arrays[SECONDS], arrays[SUBJECTS], arrays[LABELS], sha256_of(path), folder, index)
+        raise lt.DataError(f"{folder}: expected as many rows in every array, found {rows}; prepare the data again")
+    return Dataset(arrays[ROWS], arrays[SECONDS], arrays[SUBJECTS], arrays[LABELS], lt.sha256_of(path), folder, index)
 
 
 def bout_starts(seconds: np.ndarray, subjects: np.ndarray, activities: np.ndarray) -> np.ndarray:

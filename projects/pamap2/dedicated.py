@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from labtrail.errors import QueryError
+import labtrail as lt
 from projects.pamap2.config import ModelConfig, Pamap2Config
 from projects.pamap2.inputs import NAMES
-from projects.pamap2.judged import SUBSETS, run_config
+from projects.pamap2.judged import SUBSETS
 
 FIND = "find"
 
@@ -21,40 +21,36 @@ def resolve_dedicated(run_id: str, words: Sequence[str]) -> tuple[str, ...]:
     Raises:
         QueryError: a run that differs in more, or none found.
     """
-    from labtrail.query.find import data_digests, find_run
-    from labtrail.query.query import Query
-
-    own = run_config(run_id)
+    own = lt.run_config(run_id, Pamap2Config)
     if tuple(words) != (FIND,):
-        found = [str(find_run(word, "pamap2")["run_id"]) for word in words]
+        found = [str(lt.find_run(word, "pamap2")["run_id"]) for word in words]
         for one in found:
-            if _comparable(run_config(one)) != _comparable(own):
-                raise QueryError(f"dedicated: run {one} differs from {run_id} in more than model.modalities")
+            if _comparable(lt.run_config(one, Pamap2Config)) != _comparable(own):
+                raise lt.QueryError(f"dedicated: run {one} differs from {run_id} in more than model.modalities")
     else:
         same = {"seed": own.seed, "split.protocol": own.split.protocol, "model.fusion": own.model.fusion}
-        candidates = Query("pamap2").configured({**same, "model.missing": "none"}).runs()["run_id"]
-        same_data = data_digests(run_id)
+        candidates = lt.Query("pamap2").configured({**same, "model.missing": "none"}).runs()["run_id"]
+        same_data = lt.data_digests(run_id)
         found = [
             str(one)
             for one in candidates
-            if data_digests(one) == same_data and _comparable(run_config(str(one))) == _comparable(own)
+            if lt.data_digests(one) == same_data
+            and _comparable(lt.run_config(str(one), Pamap2Config)) == _comparable(own)
         ]
         if not found:
-            raise QueryError(
+            raise lt.QueryError(
                 f"dedicated: no finished run differs from {run_id} in model.modalities only; train some with "
                 "-P model.missing=none -P model.modalities=hand,chest and the other keys as they are there"
             )
-    newest = {_subset(run_config(one)): one for one in found}
+    newest = {_subset(lt.run_config(one, Pamap2Config)): one for one in found}
     return tuple(newest[subset] for subset in SUBSETS if subset in newest)
 
 
 def dedicated_scores(run_ids: Sequence[str]) -> dict[tuple[bool, ...], tuple[str, float]]:
     """Subset of modalities -> id and test macro F1 of the run that reads nothing else."""
-    from labtrail.query.query import Query
-
-    runs = Query("pamap2").only(run_ids).runs()
+    runs = lt.Query("pamap2").only(run_ids).runs()
     scores = dict(zip(runs["run_id"], runs["test/macro_f1"], strict=True)) if len(runs) else {}
-    return {_subset(run_config(one)): (one, float(scores[one])) for one in run_ids}
+    return {_subset(lt.run_config(one, Pamap2Config)): (one, float(scores[one])) for one in run_ids}
 
 
 def _subset(config: Pamap2Config) -> tuple[bool, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labtrail.running.example import Example
+import labtrail as lt
 from projects.pamap2.config import Pamap2Config
 from projects.pamap2.model import FusionModel
 from projects.pamap2.schema import MODALITIES
@@ -16,7 +16,7 @@ from projects.pamap2.train import drawn_subsets, window_loss
 _CLASSES = 12
 
 
-def example(config: Pamap2Config, batch_size: int) -> Example:
+def example(config: Pamap2Config, batch_size: int) -> lt.Example:
     """Windows of ``split.window`` rows of every modality; missing ones are drawn as in training."""
     channels = [len(names) for names in MODALITIES.values()]
     windows = [torch.randn(batch_size, config.split.window, count) for count in channels]
@@ -30,4 +30,4 @@ def example(config: Pamap2Config, batch_size: int) -> Example:
         smoothing = config.train.label_smoothing
         return window_loss(network, given["windows"], given["labels"], None, smoothing, given["kept"])[0]
 
-    return Example(model, batch, loss)
+    return lt.Example(model, batch, loss)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from labtrail.errors import DataError
+import labtrail as lt
 from projects.pamap2.config import PrepareConfig
 from projects.pamap2.dataset import Dataset, bout_of_rows
 from projects.pamap2.schema import COLUMNS
@@ -31,7 +31,7 @@ def write_exports(config: PrepareConfig, dataset: Dataset, folder: Path) -> None
         if config.export.tensors:
             content = _to_tensor(dataset, shard)
             if len(content) > _LARGEST_SHARD:
-                raise DataError(f"{shard_path(shard, tensor=True)}: {len(content)} bytes, expected less than 20 MB")
+                raise lt.DataError(f"{shard_path(shard, tensor=True)}: {len(content)} bytes, expected less than 20 MB")
             _write(folder / shard_path(shard, tensor=True), content)
     if config.export.manifests:
         split = config.split

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labtrail.errors import DataError
+import labtrail as lt
 from projects.pamap2.config import SplitConfig
 from projects.pamap2.dataset import Dataset, bout_of_rows
 from projects.pamap2.leakage import leaks
@@ -104,12 +104,12 @@ def _fold(name: str, places: np.ndarray, bouts: np.ndarray, activities: np.ndarr
     }
     for place, starts in windows.items():
         if not len(starts):
-            raise DataError(
+            raise lt.DataError(
                 f"fold {name}: no {NAMES[place]} window of {split.window} rows; the recordings are too short for it: "
                 "lower split.window, or split.trim_s"
             )
     if found := leaks(bouts, windows, split.window):
-        raise DataError(f"fold {name}: {found[0]}; raise split.guard to at least split.window ({split.window})")
+        raise lt.DataError(f"fold {name}: {found[0]}; raise split.guard to at least split.window ({split.window})")
     known = np.isin(activities[windows[TEST]], activities[windows[TRAIN]])
     test = windows[TEST][known]
     return Fold(name, windows[TRAIN], windows[VALIDATION], test, usable & (places == TRAIN), int((~known).sum()))

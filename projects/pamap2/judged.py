@@ -2,17 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
 
-from labtrail import contract
-from labtrail.config import load_config
-from labtrail.errors import CheckpointError, DataError
-from labtrail.files import sha256_of
-from labtrail.running.record import DataSource
+import labtrail as lt
 from projects.pamap2.build import open_data
 from projects.pamap2.config import Pamap2Config
 from projects.pamap2.dataset import Dataset
@@ -38,26 +33,17 @@ class Judged(NamedTuple):
     folds: list[Fold]
 
 
-def run_config(run_id: str) -> Pamap2Config:
-    """What a run ran with."""
-    from labtrail.query.find import artifact
-
-    return load_config(Pamap2Config, artifact(run_id, contract.CONFIG_FILE))
-
-
 def open_run(run_id: str) -> Judged:
     """A finished run with its data.
 
     Raises:
         DataError: the folder it was trained on holds other data by now.
     """
-    from labtrail.query.find import data_digests
-
-    config = run_config(run_id)
+    config = lt.run_config(run_id, Pamap2Config)
     dataset = open_data(config.data)
-    trained_on = data_digests(run_id)
+    trained_on = lt.data_digests(run_id)
     if dataset.digest not in trained_on:
-        raise DataError(
+        raise lt.DataError(
             f"{dataset.folder}: its data are not those of run {run_id}; prepare the recordings as they were, or "
             "repeat the run"
         )
@@ -70,31 +56,27 @@ def load_model(judged: Judged, fold: Fold, device: torch.device) -> FusionModel:
     Raises:
         CheckpointError: the weights are of another version of the network.
     """
-    from labtrail.query.find import artifact
-
     model = FusionModel(judged.config.model, CHANNELS, len(judged.classes.ids))
-    path = artifact(judged.run_id, fold.weights_name)
+    path = lt.artifact(judged.run_id, fold.weights_name)
     try:
         model.load_state_dict(load_file(path))
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: weights of another network than this version makes; repeat the run") from error
+        raise lt.CheckpointError(
+            f"{path}: weights of another network than this version makes; repeat the run"
+        ) from error
     return model.to(device)
 
 
-def judged_sources(runs: Sequence[Judged]) -> list[DataSource]:
+def judged_sources(runs: Sequence[Judged]) -> list[lt.DataSource]:
     """The data set of each run, and the weights of every fold."""
-    from labtrail.query.find import artifact
-
     found = {one.dataset.digest: _data_source(one.dataset) for one in runs}
     weights = []
     for one in runs:
         for fold in one.folds:
-            digest = sha256_of(artifact(one.run_id, fold.weights_name))
-            place = f"runs:/{one.run_id}/{fold.weights_name}"
-            name = Path(fold.weights_name).name
-            weights.append(DataSource(name, "checkpoint", place, digest, {"fold": fold.name}, one.run_id))
+            profile = {"fold": fold.name}
+            weights.append(lt.artifact_source(one.run_id, fold.weights_name, "checkpoint", profile=profile))
     return [*found.values(), *weights]
 
 
-def _data_source(dataset: Dataset) -> DataSource:
-    return DataSource("pamap2", "test", str(dataset.folder), dataset.digest)
+def _data_source(dataset: Dataset) -> lt.DataSource:
+    return lt.DataSource("pamap2", "test", str(dataset.folder), dataset.digest)

@@ -5,26 +5,13 @@ L tokens of a modality, D width, K classes.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from projects.pamap2.config import HEADS, RANK, ModelConfig
+from projects.pamap2.config import ModelConfig
+from projects.pamap2.fusions import FUSIONS, Output
 from projects.pamap2.schema import MODALITIES
-
-
-class Output(NamedTuple):
-    """What the network says.
-
-    Attributes:
-        logits: shape (B, K).
-        shares: weight of each modality in the decision, shape (B, M), rows sum to 1; None where the fusion has none.
-    """
-
-    logits: Tensor
-    shares: Tensor | None
 
 
 class Encoder(nn.Module):
@@ -65,37 +52,36 @@ class Encoder(nn.Module):
 class FusionModel(nn.Module):
     """Windows of several modalities to class logits."""
 
+    # Parts that the fusions add; a network has those of its own.
+    classify: nn.Linear
+    heads: nn.ModuleList
+    kinds: nn.Parameter
+    query: nn.Parameter
+    norm: nn.LayerNorm
+    key: nn.Linear
+    value: nn.Linear
+    gate: nn.Linear
+    squeeze: nn.ModuleList
+    factors: nn.Parameter
+    mix: nn.Parameter
+
     def __init__(self, config: ModelConfig, channels: Sequence[int], classes: int) -> None:
         super().__init__()
         self.config, self.classes = config, classes
         self.used = [index for index, name in enumerate(MODALITIES) if name in config.modalities]
         channels = [channels[index] for index in self.used]
-        width, count = config.width, len(channels)
-        joined = config.fusion == "early"
-        self.encoders = nn.ModuleList(Encoder(config, size) for size in ([sum(channels)] if joined else channels))
+        count = len(channels)
+        self.joined = config.fusion == "early"
+        self.encoders = nn.ModuleList(Encoder(config, size) for size in ([sum(channels)] if self.joined else channels))
         self.tokens = nn.ParameterList(torch.randn(size) * 0.02 for size in channels)
-        # Raw zeros in normalised units; known once the training windows are (`know_scale`).
+        # Raw zeros in normalised units; known once the training windows are (`set_normalization`).
         for index, size in enumerate(channels):
             self.register_buffer(f"zero_{index}", torch.zeros(size))
         self.dropout = nn.Dropout(config.dropout)
-        if config.fusion == "late":
-            self.heads = nn.ModuleList(nn.Linear(width, classes) for _ in channels)
-            return
-        if config.fusion == "hybrid":
-            self.kinds = nn.Parameter(torch.randn(count, width) * 0.02)
-            self.query = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-            self.norm = nn.LayerNorm(width)
-            self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
-        elif config.fusion == "gated":
-            self.gate = nn.Linear(width, 1)
-        elif config.fusion == "tensor":
-            self.squeeze = nn.ModuleList(nn.Linear(width, 4) for _ in channels)
-        elif config.fusion == "low_rank":
-            rank = config.rank or RANK
-            self.factors = nn.Parameter(torch.randn(count, rank, width + 1, width) / (width + 1) ** 0.5)
-            self.mix = nn.Parameter(torch.ones(rank) / rank)
-        size = 5**count if config.fusion == "tensor" else width
-        self.classify = nn.Linear(size, classes)
+        self.fusion = FUSIONS[config.fusion]
+        size = self.fusion.add_parts(self, count)
+        if size:
+            self.classify = nn.Linear(size, classes)
 
     def forward(self, windows: Sequence[Tensor], present_BM: Tensor) -> Output:
         """Logits of a batch.
@@ -118,13 +104,11 @@ class FusionModel(nn.Module):
     def _fused(self, windows: Sequence[Tensor], present_BM: Tensor) -> Output:
         """The same over the modalities that the network reads, M of them."""
         windows = [self._replaced(window, index, present_BM[:, index]) for index, window in enumerate(windows)]
-        if self.config.fusion == "early":
-            tokens = self.encoders[0](torch.cat(list(windows), dim=2))
-            return Output(self.classify(self.dropout(tokens.mean(1))), None)
-        encoded = self._encode(windows)
-        return getattr(self, f"_{self.config.fusion}")(encoded, self._seen(present_BM))
+        if self.joined:
+            windows = [torch.cat(windows, dim=2)]
+        return self.fusion.fuse(self, self._encode(windows), self._seen(present_BM))
 
-    def know_scale(self, means: Sequence[Tensor], deviations: Sequence[Tensor]) -> None:
+    def set_normalization(self, means: Sequence[Tensor], deviations: Sequence[Tensor]) -> None:
         """Takes over where raw zeros lie after normalisation, for ``missing: zero``."""
         for place, index in enumerate(self.used):
             self.get_buffer(f"zero_{place}").copy_(-means[index] / deviations[index])
@@ -151,55 +135,3 @@ class FusionModel(nn.Module):
             pairs = zip(self.encoders[start : start + size], windows[start : start + size], strict=True)
             found += [encoder(window) for encoder, window in pairs]
         return found
-
-    def _late(self, encoded: list[Tensor], seen_BM: Tensor) -> Output:
-        logits_BMK = torch.stack(
-            [head(self.dropout(one.mean(1))) for head, one in zip(self.heads, encoded, strict=True)], dim=1
-        )
-        shares_BM = seen_BM / seen_BM.sum(1, keepdim=True)
-        return Output(_weighted(shares_BM, logits_BMK), shares_BM)
-
-    def _hybrid(self, encoded: list[Tensor], seen_BM: Tensor) -> Output:
-        """One learnt query looks at every token of every modality that is there."""
-        lengths = [one.shape[1] for one in encoded]
-        x_BLD = self.norm(torch.cat([one + kind for one, kind in zip(encoded, self.kinds, strict=True)], dim=1))
-        seen_BL = torch.cat([seen_BM[:, i : i + 1].expand(-1, n) for i, n in enumerate(lengths)], dim=1)
-        heads = self.config.heads or HEADS
-        q, k, v = self.query.expand(len(x_BLD), -1, -1), self.key(x_BLD), self.value(x_BLD)
-        q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        weights = scores.masked_fill(~seen_BL[:, None, None], float("-inf")).softmax(-1)
-        # A weight of 0 must win against any value, also one that is not finite.
-        v = torch.where(seen_BL[:, None, :, None], v, 0.0)
-        pooled = (weights @ v).transpose(1, 2).flatten(1)
-        shares = torch.stack([part.sum(-1) for part in weights.mean(1)[:, 0].split(lengths, dim=1)], dim=1)
-        return Output(self.classify(self.dropout(pooled)), shares)
-
-    def _gated(self, encoded: list[Tensor], seen_BM: Tensor) -> Output:
-        pooled_BMD = torch.stack([one.mean(1) for one in encoded], dim=1)
-        scores_BM = self.gate(pooled_BMD)[..., 0].masked_fill(~seen_BM, float("-inf"))
-        shares_BM = scores_BM.softmax(1)
-        return Output(self.classify(self.dropout(_weighted(shares_BM, pooled_BMD))), shares_BM)
-
-    def _tensor(self, encoded: list[Tensor], _seen_BM: Tensor) -> Output:
-        """Outer product of all modalities with a constant (Zadeh et al. 2017), of width 5 each."""
-        joint = encoded[0].new_ones(len(encoded[0]), 1)
-        for squeeze, one in zip(self.squeeze, encoded, strict=True):
-            own = F.pad(squeeze(one.mean(1)), (0, 1), value=1.0)
-            joint = (joint[:, :, None] * own[:, None]).flatten(1)
-        return Output(self.classify(self.dropout(joint)), None)
-
-    def _low_rank(self, encoded: list[Tensor], _seen_BM: Tensor) -> Output:
-        """The same product through factors of low rank (Liu et al. 2018)."""
-        product = None
-        for one, factor in zip(encoded, self.factors, strict=True):
-            own = torch.einsum("bd,rde->bre", F.pad(one.mean(1), (0, 1), value=1.0), factor)
-            product = own if product is None else product * own
-        assert product is not None
-        return Output(self.classify(self.dropout(torch.einsum("r,bre->be", self.mix, product))), None)
-
-
-def _weighted(shares_BM: Tensor, values_BMX: Tensor) -> Tensor:
-    """Sum over modalities; one with share 0 adds exactly nothing."""
-    kept = torch.where(shares_BM[..., None] > 0, values_BMX, 0.0)
-    return (shares_BM[..., None] * kept).sum(1)

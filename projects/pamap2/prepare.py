@@ -7,15 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from accelerate import Accelerator
 
-from labtrail.config import fingerprint
-from labtrail.errors import DataError
-from labtrail.files import sha256_of
-from labtrail.running.checkpoint import Checkpoint
-from labtrail.running.launch import require_one_process
-from labtrail.running.record import DataSource, Record, named
-from labtrail.running.task import Task
+import labtrail as lt
 from projects.pamap2.build import build
 from projects.pamap2.config import SYNTHETIC, PrepareConfig
 from projects.pamap2.dataset import INDEX, Dataset, bout_of_rows, load_dataset
@@ -24,25 +17,23 @@ from projects.pamap2.folds import make_folds
 from projects.pamap2.quality import bout_table, quality_figures
 from projects.pamap2.synthetic import write_recordings
 
-NAME = "pamap2-prepare"
-
 
 def source_path(config: PrepareConfig) -> Path:
     """Where the recordings are; generates the synthetic ones."""
     return write_recordings(config.synthetic) / "Protocol" if config.source == SYNTHETIC else Path(config.source)
 
 
-def sources(config: PrepareConfig) -> Sequence[DataSource]:
+def sources(config: PrepareConfig) -> Sequence[lt.DataSource]:
     """The zip, or the folder by the digests of its files."""
     path = source_path(config)
     if path.is_dir():
         files = sorted(path.rglob("*.dat"))
-        digest = fingerprint([(str(file.relative_to(path)), sha256_of(file)) for file in files])
+        digest = lt.fingerprint([(str(file.relative_to(path)), lt.sha256_of(file)) for file in files])
     elif path.is_file():
-        digest = sha256_of(path)
+        digest = lt.sha256_of(path)
     else:
-        raise DataError(f"{path}: expected the data set's zip or a folder of .dat files, found nothing there")
-    return [DataSource(path.name, "source", str(path), digest)]
+        raise lt.DataError(f"{path}: expected the data set's zip or a folder of .dat files, found nothing there")
+    return [lt.DataSource(path.name, "source", str(path), digest)]
 
 
 def missing(config: PrepareConfig) -> bool:
@@ -50,9 +41,8 @@ def missing(config: PrepareConfig) -> bool:
     return not (config.output / INDEX).is_file()
 
 
-def prepare(config: PrepareConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+def prepare(config: PrepareConfig, _run: lt.Run) -> Generator[lt.Record]:
     """One Record with the counts, tables and figures of the data set that is then in place."""
-    require_one_process(accelerator, NAME)
     gaps = build(source_path(config), config.output, config.hr.median, partial(write_exports, config))
     dataset = load_dataset(config.output)
     bouts = bout_of_rows(dataset.seconds, dataset.subjects, dataset.activities)
@@ -62,7 +52,7 @@ def prepare(config: PrepareConfig, accelerator: Accelerator, checkpoint: Checkpo
         "tables/split.csv": proof_table(dataset, config),
         **quality_figures(dataset, bouts, gaps),
     }
-    yield Record(0, named("data", _counts(dataset, bouts, gaps)), files)
+    yield lt.Record(0, lt.named("data", _counts(dataset, bouts, gaps)), files)
 
 
 def proof_table(dataset: Dataset, config: PrepareConfig) -> pd.DataFrame:
@@ -87,20 +77,3 @@ def _counts(dataset: Dataset, bouts: np.ndarray, gaps: pd.DataFrame) -> dict[str
         "bouts": float(bouts[-1] + 1),
         **{f"missing_{group}": float(row["missing"] / row["rows"]) for group, row in sums.iterrows()},
     }
-
-
-def title(config: PrepareConfig) -> str:
-    """Short name of the run: ``prepare-synthetic``."""
-    return f"prepare-{Path(config.source).name.split('.')[0][:40]}"
-
-
-TASK = Task(
-    name=NAME,
-    config=PrepareConfig,
-    function=prepare,
-    default=Path("configs/pamap2-prepare/synthetic.yaml"),
-    sources=sources,
-    missing=missing,
-    title=title,
-    experiment="pamap2",
-)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from labtrail.errors import DataError
+import labtrail as lt
 from projects.pamap2.schema import ACTIVITIES, COLUMNS, PLACES, SENSORS
 
 _SUBJECT = re.compile(r"subject(\d{3})\.dat")
@@ -42,7 +42,7 @@ def subject_of(name: str) -> int:
     """
     found = _SUBJECT.search(name)
     if found is None:
-        raise DataError(f"{name}: expected a file name such as subject101.dat, found {name.rpartition('/')[2]!r}")
+        raise lt.DataError(f"{name}: expected a file name such as subject101.dat, found {name.rpartition('/')[2]!r}")
     return int(found[1])
 
 
@@ -58,15 +58,15 @@ def parse_recording(content: bytes, name: str) -> Recording:
     """
     subject = subject_of(name)
     if not content.strip():
-        raise DataError(f"{name}: expected rows of {len(COLUMNS)} columns, found an empty file")
+        raise lt.DataError(f"{name}: expected rows of {len(COLUMNS)} columns, found an empty file")
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
-        raise DataError(f"{name}: line {line}: expected text, found a NUL byte; the file is damaged, fetch it again")
+        raise lt.DataError(f"{name}: line {line}: expected text, found a NUL byte; the file is damaged, fetch it again")
     try:
         table = _parse(content)
     except pa.ArrowException as error:
         problem = next(_problems(content), f"not readable: {str(error).splitlines()[0]}")
-        raise DataError(f"{name}: {problem}") from error
+        raise lt.DataError(f"{name}: {problem}") from error
     columns = [table.column(index).to_numpy() for index in range(len(COLUMNS))]
     recording = Recording(subject, columns[0], columns[1].astype(np.int16), _stacked(columns[2:]))
     _check(recording, name)
@@ -93,7 +93,7 @@ def _parse(content: bytes) -> pa.Table:
 def _check(recording: Recording, name: str) -> None:
     for problem in (_bad_time(recording), _bad_activity(recording), _bad_sensor(recording)):
         if problem:
-            raise DataError(f"{name}: {problem}")
+            raise lt.DataError(f"{name}: {problem}")
 
 
 def _bad_time(recording: Recording) -> str:

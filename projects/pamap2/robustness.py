@@ -1,45 +1,24 @@
 """The task pamap2-robustness: one finished run judged with any of its modalities missing, and under noise."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
-from pydantic import Field
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor
 from tqdm import tqdm
 
-from labtrail import contract
-from labtrail.config import TaskConfig, Words
-from labtrail.errors import QueryError
+import labtrail as lt
 from labtrail.figures import heat_maps
-from labtrail.running.checkpoint import Checkpoint
-from labtrail.running.launch import require_one_process
-from labtrail.running.record import DataSource, Record, named
-from labtrail.running.task import Task
+from projects.pamap2.config import Pamap2Config, RobustnessConfig
 from projects.pamap2.dedicated import dedicated_scores, resolve_dedicated
 from projects.pamap2.evaluate import predict, scores
 from projects.pamap2.inputs import NAMES, Resident, make_resident, subset_names
-from projects.pamap2.judged import SUBSETS, judged_sources, load_model, open_run, run_config
+from projects.pamap2.judged import SUBSETS, judged_sources, load_model, open_run
 from projects.pamap2.model import FusionModel
-
-NAME = "pamap2-robustness"
-
-
-class RobustnessConfig(TaskConfig):
-    """Which run is judged, and how hard."""
-
-    run: str = contract.LATEST
-    """finished pamap2 run: its id, 'latest', or an MLflow filter that one run meets"""
-    dedicated: Words = ()
-    """runs trained on some modalities only (model.modalities), to stand beside: ids, or 'find' for all that fit"""
-    noise: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5, 1.0), min_length=1)
-    """standard deviations of noise on every channel, in units of the training windows; 0 is none"""
 
 
 class Answer(NamedTuple):
@@ -59,31 +38,31 @@ def resolve(config: RobustnessConfig) -> RobustnessConfig:
     Raises:
         QueryError: no such run, or one that never reads some of the modalities.
     """
-    from labtrail.query.find import find_run
-
-    run_id = str(find_run(config.run, "pamap2")["run_id"])
-    own = run_config(run_id).model
+    run_id = str(lt.find_run(config.run, "pamap2")["run_id"])
+    own = lt.run_config(run_id, Pamap2Config).model
     if own.dedicated:
-        raise QueryError(f"run {run_id}: reads {', '.join(own.modalities)} only; name one that reads all modalities")
+        raise lt.QueryError(f"run {run_id}: reads {', '.join(own.modalities)} only; name one that reads all modalities")
     return config.model_copy(update={"run": run_id, "dedicated": resolve_dedicated(run_id, config.dedicated)})
 
 
-def sources(config: RobustnessConfig) -> Sequence[DataSource]:
+def sources(config: RobustnessConfig) -> Sequence[lt.DataSource]:
     """The data set, and the weights of every fold of every run."""
     return judged_sources([open_run(one) for one in (config.run, *config.dedicated)])
 
 
-def judge(config: RobustnessConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+def judge(config: RobustnessConfig, run: lt.Run) -> Generator[lt.Record]:
     """One Record with the 15 subsets of modalities, the noise levels, and the figures."""
-    require_one_process(accelerator, NAME)
     judged = open_run(config.run)
     dataset, classes, folds = judged.dataset, judged.classes, judged.folds
     labels = np.concatenate([classes.labels[fold.test] for fold in folds])
     conditions = [(there, level) for there in SUBSETS for level in config.noise]
     answers: dict[tuple[tuple[bool, ...], float], list[Answer]] = {condition: [] for condition in conditions}
+    device = run.accelerator.device
     for fold in folds:
-        resident = make_resident(dataset.values, classes.labels, fold, judged.config.split.window, accelerator.device)
-        model = load_model(judged, fold, accelerator.device)
+        resident = make_resident(
+            dataset.values, classes.labels, fold, judged.config.split.window, run.accelerator.device
+        )
+        model = load_model(judged, fold, device)
         temperature = fit_temperature(predict(model, resident, fold.validation)[0], classes.labels[fold.validation])
         for condition in tqdm(conditions, desc=f"fold {fold.name}", unit="condition", leave=False, disable=None):
             logits = noisy_logits(model, resident, fold.test, *condition, seed=config.seed)
@@ -95,7 +74,7 @@ def judge(config: RobustnessConfig, accelerator: Accelerator, checkpoint: Checkp
         "tables/noise.csv": table,
         "figures/modality_subsets.png": _chart(table, config.noise),
     }
-    yield Record(0, named("test", _summary(clean)), files)
+    yield lt.Record(0, lt.named("test", _summary(clean)), files)
 
 
 def _beside_dedicated(clean: pd.DataFrame, run_ids: Sequence[str]) -> pd.DataFrame:
@@ -172,20 +151,3 @@ def _chart(table: pd.DataFrame, noise: Sequence[float]):
         {"macro F1": grid}, names, [f"{level:g}" for level in noise], "macro F1 (all folds)",
         "Modalities that are there, by noise in training deviations", width=4.5,
     )  # fmt: skip
-
-
-def title(config: RobustnessConfig) -> str:
-    """Short name of the run: ``robustness-1a2b3c4d``."""
-    return f"robustness-{config.run[:8]}"
-
-
-TASK = Task(
-    name=NAME,
-    config=RobustnessConfig,
-    function=judge,
-    default=Path("configs/pamap2-robustness/default.yaml"),
-    resolve=resolve,
-    sources=sources,
-    title=title,
-    experiment="pamap2",
-)

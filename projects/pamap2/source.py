@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from labtrail.errors import DataError
+import labtrail as lt
 from projects.pamap2.recording import subject_of
 
 _WANTED = ".dat"
@@ -26,7 +26,7 @@ def open_recordings(source: Path) -> Iterator[tuple[str, bytes]]:
     elif source.is_file():
         yield from _from_zip(source)
     else:
-        raise DataError(f"{source}: expected the data set's zip or a folder of .dat files, found nothing there")
+        raise lt.DataError(f"{source}: expected the data set's zip or a folder of .dat files, found nothing there")
 
 
 def _ordered(names: dict[str, Path] | list[str], source: Path) -> list[str]:
@@ -36,12 +36,12 @@ def _ordered(names: dict[str, Path] | list[str], source: Path) -> list[str]:
     for name in sorted(chosen):
         subject = subject_of(name)
         if subject in by_subject:
-            raise DataError(
+            raise lt.DataError(
                 f"{source}: expected one file for subject {subject}, found {by_subject[subject]} and {name}"
             )
         by_subject[subject] = name
     if not by_subject:
-        raise DataError(f"{source}: expected files such as Protocol/subject101.dat, found no .dat file")
+        raise lt.DataError(f"{source}: expected files such as Protocol/subject101.dat, found no .dat file")
     return [by_subject[subject] for subject in sorted(by_subject)]
 
 
@@ -58,7 +58,9 @@ def _from_zip(source: Path) -> Iterator[tuple[str, bytes]]:
                     _refuse_unsafe(nested, source)
                     yield from _members(nested, source)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise DataError(f"{source}: expected a whole zip archive, found it damaged: {error}; fetch it again") from error
+        raise lt.DataError(
+            f"{source}: expected a whole zip archive, found it damaged: {error}; fetch it again"
+        ) from error
 
 
 def _members(archive: zipfile.ZipFile, source: Path) -> Iterator[tuple[str, bytes]]:
@@ -71,4 +73,4 @@ def _refuse_unsafe(archive: zipfile.ZipFile, source: Path) -> None:
     for name in archive.namelist():
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
-            raise DataError(f"{source}: expected names inside the archive, found {name!r}, which leads out of it")
+            raise lt.DataError(f"{source}: expected names inside the archive, found {name!r}, which leads out of it")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labtrail.errors import DataError
+import labtrail as lt
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 NAMES = ("train", "validation", "test")
@@ -155,10 +155,10 @@ def leave_subjects_out(
     known = sorted({shard.subject for shard in shards})
     missing = sorted(set(test_subjects) - set(known))
     if missing:
-        raise DataError(f"split.test_subjects: subject {missing[0]} is not in the data, which have {known}")
+        raise lt.DataError(f"split.test_subjects: subject {missing[0]} is not in the data, which have {known}")
     rest = [shard for shard in shards if shard.subject not in test_subjects]
     if not rest:
-        raise DataError(f"split.test_subjects: {sorted(test_subjects)} leaves no subject to train on")
+        raise lt.DataError(f"split.test_subjects: {sorted(test_subjects)} leaves no subject to train on")
     places = np.full(sum(len(shard.rows) for shard in shards), TEST, dtype=np.int8)
     kept = np.sort(np.concatenate([shard.rows for shard in rest]))
     local = [Shard(one.subject, one.activity, np.searchsorted(kept, one.rows), one.bouts) for one in rest]

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labtrail.config import fingerprint
-from labtrail.files import write_atomically
+import labtrail as lt
 from projects.pamap2.config import SyntheticConfig
 from projects.pamap2.schema import COLUMNS, OTHER, PLACES, RATE_HZ, SENSORS
 
@@ -20,11 +19,11 @@ _ROW = " ".join(["%.2f", "%d", *["%.6g"] * len(SENSORS)])
 
 def write_recordings(config: SyntheticConfig, folder: Path = FOLDER) -> Path:
     """A folder of .dat files, generated unless it is there; the same config gives the same bytes."""
-    target = folder / f"pamap2-{fingerprint(config)}"
+    target = folder / f"pamap2-{lt.fingerprint(config)}"
     for subject in range(101, 101 + config.subjects):
         path = target / "Protocol" / f"subject{subject}.dat"
         if not path.exists():
-            write_atomically(path, to_text(generate(subject, config)).encode())
+            lt.write_atomically(path, to_text(generate(subject, config)).encode())
     return target
 
 

@@ -1,4 +1,8 @@
-"""How a fusion model is trained: fold after fold, each from fresh weights to its one look at the test windows."""
+"""How a fusion model is trained: fold after fold, each from fresh weights to its one look at the test windows.
+
+Why: docs/decisions/010-leave-one-out-is-one-run.md
+     docs/decisions/011-last-weights-are-tested.md
+"""
 
 import functools
 import math
@@ -14,12 +18,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 
-from labtrail.running.checkpoint import Checkpoint
-from labtrail.running.compiling import compile_in_place
-from labtrail.running.launch import require_one_process
-from labtrail.running.record import Record, named
-from labtrail.running.remat import LeanBackward, lean_backward, notes
-from labtrail.running.seeding import reseed
+import labtrail as lt
 from projects.pamap2.baseline import trees_guess
 from projects.pamap2.build import open_data
 from projects.pamap2.config import Pamap2Config, TrainConfig
@@ -59,7 +58,7 @@ class State(nn.Module):
     def begin(self, config: Pamap2Config, classes: int, optimizer: Optimizer, scale: Scale) -> None:
         """Fresh weights and an optimizer without memory, in place."""
         self.current.load_state_dict(FusionModel(config.model, CHANNELS, classes).state_dict())
-        self.current.know_scale(scale.means, scale.deviations)
+        self.current.set_normalization(scale.means, scale.deviations)
         optimizer.state.clear()
         self.best_score.fill_(-1.0)
         self.best_loss.fill_(math.inf)
@@ -82,43 +81,40 @@ class State(nn.Module):
             self.kept.load_state_dict(self.current.state_dict())
 
 
-def train(config: Pamap2Config, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:
+def train(config: Pamap2Config, run: lt.Run) -> Generator[lt.Record]:
     """One Record per epoch, folds one after the other, and a last one over the test windows of all folds."""
-    require_one_process(accelerator, "pamap2")
+    accelerator, settings = run.accelerator, config.train
     dataset = open_data(config.data)
     classes, folds = classes_of(dataset), make_folds(dataset, config.split, config.seed)
-    reseed(config.seed)
+    lt.reseed(config.seed)
     count = len(classes.ids)
     state = State(config, count, sum(len(fold.test) for fold in folds))
-    optimizer = AdamW(state.current.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay)
+    optimizer = AdamW(state.current.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     state, optimizer = accelerator.prepare(state, optimizer)
-    progress = checkpoint.restore(state, optimizer)
-    lean = lean_backward(
-        state.current, functools.partial(noted_loss, config.train.label_smoothing), config.remat, accelerator
-    )
-    if config.train.compile:
-        compile_in_place(state.current)
-    epochs, resident, opened = config.train.epochs, None, -1
+    noted = functools.partial(noted_loss, settings.label_smoothing)
+    lean = lt.lean_backward(state.current, noted, config.remat, accelerator)
+    if settings.compile:
+        lt.compile_in_place(state.current)
+    epochs, resident, opened = settings.epochs, None, -1
 
-    for step in range(progress.epoch, epochs * len(folds)):
+    for step in run.epochs(epochs * len(folds), state, optimizer):
         number, epoch = divmod(step, epochs)
         fold = folds[number]
         if resident is None or opened != number:
             resident = make_resident(dataset.values, classes.labels, fold, config.split.window, accelerator.device)
             opened = number
-        reseed(config.seed, number, epoch)
+        lt.reseed(config.seed, number, epoch)
         if epoch == 0:
             state.begin(config, count, optimizer, resident.scale)
         metrics = {}
-        if not config.train.patience or int(state.stale) <= config.train.patience:
+        if not settings.patience or int(state.stale) <= settings.patience:
             trained = train_epoch(state.current, optimizer, resident, fold, config, epoch, accelerator, lean)
             logits, _ = predict(state.current, resident, fold.validation)
             validation = scores(logits, classes.labels[fold.validation])
-            state.judge(validation["macro_f1"], validation["nll"], config.train.patience > 0)
-            metrics = named("train", trained) | named("validation", validation)
+            state.judge(validation["macro_f1"], validation["nll"], settings.patience > 0)
+            metrics = lt.named("train", trained) | lt.named("validation", validation)
         files = _close(state, config, resident, folds, number) if epoch == epochs - 1 else {}
-        progress.epoch = step + 1
-        yield Record(step, metrics, files)
+        yield lt.Record(step, metrics, files)
 
     yield _outcome(config, state, dataset.subjects, folds, classes)
 
@@ -131,7 +127,7 @@ def train_epoch(
     config: Pamap2Config,
     epoch: int,
     accelerator: Accelerator,
-    lean: LeanBackward | None = None,
+    lean: lt.LeanBackward | None = None,
 ) -> dict[str, float]:
     """One pass over the training windows of a fold; mean loss and accuracy with all modalities there."""
     model.train()
@@ -217,7 +213,7 @@ def noted_loss(smoothing: float, model: nn.Module, batch: Mapping[str, Any]) -> 
     assert isinstance(model, FusionModel)
     labels = batch["labels"]
     loss, logits = window_loss(model, batch["windows"], labels, batch["weights"], smoothing, batch["kept"])
-    notes({"loss": loss, "hits": (logits.argmax(1) == labels).sum()}, batch["noted"])
+    lt.notes({"loss": loss, "hits": (logits.argmax(1) == labels).sum()}, batch["noted"])
     return loss * batch["share"]
 
 
@@ -254,7 +250,9 @@ def _close(state: State, config: Pamap2Config, resident: Resident, folds: list[F
     return {fold.weights_name: save(tensors)}
 
 
-def _outcome(config: Pamap2Config, state: State, subjects: np.ndarray, folds: list[Fold], classes: Classes) -> Record:
+def _outcome(
+    config: Pamap2Config, state: State, subjects: np.ndarray, folds: list[Fold], classes: Classes
+) -> lt.Record:
     """The test windows of all folds together, beside the baseline on the same windows."""
     starts = np.concatenate([fold.test for fold in folds])
     labels, logits = classes.labels[starts], state.logits.cpu().numpy()
@@ -264,4 +262,4 @@ def _outcome(config: Pamap2Config, state: State, subjects: np.ndarray, folds: li
     metrics["unanswerable_windows"] = float(sum(fold.unanswerable for fold in folds))
     metrics["baseline_extratrees_accuracy"] = float((trees == labels).mean())
     files = outcome_files(logits, trees, labels, np.asarray(subjects)[starts], folds, classes)
-    return Record(config.train.epochs * len(folds), named("test", metrics), files)
+    return lt.Record(config.train.epochs * len(folds), lt.named("test", metrics), files)

@@ -1,9 +1,7 @@
 """``python -m projects.profiler [compare|remat]``: where memory of a training step goes, and how it needs less."""
 
-from labtrail.running.cli import run_tasks
-from projects.profiler import analysis, measure, remat
-
-TASKS = (measure.TASK, analysis.TASK, remat.TASK)
+import labtrail as lt
+from projects.profiler.tasks import TASKS
 
 if __name__ == "__main__":
-    run_tasks(TASKS, "projects.profiler")
+    lt.run_tasks(TASKS, "projects.profiler")

@@ -1,35 +1,19 @@
 """The task profiler-compare: finished profiles side by side, by model and batch size."""
 
 from collections.abc import Generator, Sequence
-from pathlib import Path
 
 import pandas as pd
-from accelerate import Accelerator
 from matplotlib.figure import Figure
 
-from labtrail import contract
-from labtrail.config import TaskConfig
+import labtrail as lt
 from labtrail.figures import COLOURS
-from labtrail.files import sha256_of
-from labtrail.query.frames import group_names, grouped, newest_of_each, varying
-from labtrail.running.checkpoint import Checkpoint
-from labtrail.running.launch import require_one_process
-from labtrail.running.record import DataSource, Record
-from labtrail.running.task import Task
 from projects.profiler import charts
+from projects.profiler.config import CompareConfig
 from projects.profiler.measure import by_part
 from projects.profiler.tables import duration, size
 
-NAME = "profiler-compare"
 _TABLE = "tables/batch_sizes.csv"
 _NODES = "node_stats.csv"
-
-
-class CompareConfig(TaskConfig):
-    """Which runs are compared."""
-
-    runs: str = contract.ALL
-    """finished profiler runs: ids with commas, an MLflow filter, or 'all'"""
 
 
 def resolve(config: CompareConfig) -> CompareConfig:
@@ -38,31 +22,21 @@ def resolve(config: CompareConfig) -> CompareConfig:
     Raises:
         QueryError: there is none.
     """
-    from labtrail.query.find import find_runs
-    from labtrail.query.query import Query
-
-    found = newest_of_each(Query("profiler").only(find_runs(config.runs, "profiler")).runs())
+    found = lt.newest_of_each(lt.Query("profiler").only(lt.find_runs(config.runs, "profiler")).runs())
     return config.model_copy(update={"runs": ",".join(found["run_id"])})
 
 
-def sources(config: CompareConfig) -> Sequence[DataSource]:
+def sources(config: CompareConfig) -> Sequence[lt.DataSource]:
     """The table and the nodes of every run."""
-    from labtrail.query.find import artifact
-
-    return [
-        DataSource(Path(name).name, "profile", f"runs:/{one}/{name}", sha256_of(artifact(one, name)), {}, one)
-        for one in config.runs.split(",")
-        for name in (_TABLE, _NODES)
-    ]
+    return [lt.artifact_source(one, name, "profile") for one in config.runs.split(",") for name in (_TABLE, _NODES)]
 
 
-def compare(config: CompareConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+def compare(config: CompareConfig, _run: lt.Run) -> Generator[lt.Record]:
     """One Record with all tables, figures and words."""
-    require_one_process(accelerator, NAME)
     table = collect(config.runs.split(","))
     operators = operator_times(config.runs.split(","))
     shown = by_part(table).assign(label=table["label"])
-    yield Record(
+    yield lt.Record(
         0,
         {"compare/runs": float(table["run_id"].nunique()), "compare/steps": float(len(table))},
         {
@@ -77,15 +51,12 @@ def compare(config: CompareConfig, accelerator: Accelerator, checkpoint: Checkpo
 
 def collect(run_ids: Sequence[str]) -> pd.DataFrame:
     """One row per run and batch size: the run's metrics, and a label of what the runs differ in."""
-    from labtrail.query.find import artifact
-    from labtrail.query.query import Query
-
-    runs = Query("profiler").only(run_ids).runs()
-    keys = varying(runs, apart=("cfg.batch_sizes", "cfg.iterations", "cfg.warmup", "cfg.model"))
-    names = runs["cfg.model"] + [f" ({name})" if name else "" for name in group_names(runs, keys)]
+    runs = lt.Query("profiler").only(run_ids).runs()
+    keys = lt.varying(runs, apart=("cfg.batch_sizes", "cfg.iterations", "cfg.warmup", "cfg.model"))
+    names = runs["cfg.model"] + [f" ({name})" if name else "" for name in lt.group_names(runs, keys)]
     rows = []
     for (_, run), name in zip(runs.iterrows(), names, strict=True):
-        for row in pd.read_csv(artifact(run["run_id"], _TABLE)).to_dict("records"):
+        for row in pd.read_csv(lt.artifact(run["run_id"], _TABLE)).to_dict("records"):
             label = f"{name} b{row['batch_size']}"
             rows.append({"run_id": run["run_id"], "model": run["cfg.model"], "name": name, "label": label, **row})
     return pd.DataFrame(rows).sort_values(["name", "batch_size"], kind="stable")
@@ -93,13 +64,10 @@ def collect(run_ids: Sequence[str]) -> pd.DataFrame:
 
 def operator_times(run_ids: Sequence[str]) -> pd.DataFrame:
     """Seconds, calls and workspace of each operator in each run's largest batch, slowest first."""
-    from labtrail.query.find import artifact
-    from labtrail.query.query import Query
-
-    models = Query("profiler").only(run_ids).runs().set_index("run_id")["cfg.model"]
+    models = lt.Query("profiler").only(run_ids).runs().set_index("run_id")["cfg.model"]
     found = []
     for run_id in run_ids:
-        nodes = pd.read_csv(artifact(run_id, _NODES))
+        nodes = pd.read_csv(lt.artifact(run_id, _NODES))
         called = nodes[nodes["op"] != "placeholder"]
         totals = called.groupby(["op", "phase"], as_index=False).agg(
             run_time_s=("run_time_s", "sum"), calls=("id", "size"), largest_workspace_bytes=("workspace_bytes", "max")
@@ -113,7 +81,7 @@ def time_and_memory(table: pd.DataFrame) -> Figure:
     """Seconds per sample over peak memory, a line for each run, a point for each batch size."""
     figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     axis = figure.subplots()
-    for index, ((name, _), own) in enumerate(grouped(table, ["name", "run_id"])):
+    for index, ((name, _), own) in enumerate(lt.grouped(table, ["name", "run_id"])):
         x, y = own["peak_bytes_measured"] / charts.MIB, own["step_time_s"] / own["batch_size"] * 1e3
         axis.plot(x, y, "o-", color=COLOURS[index % len(COLOURS)], label=name, markersize=5)
         for place, batch in zip(zip(x, y, strict=True), own["batch_size"], strict=True):
@@ -139,24 +107,7 @@ def words(table: pd.DataFrame, operators: pd.DataFrame) -> str:
             f"`{row['run_id']}` |"
         )
     lines.append("")
-    for (_run_id, model), own in grouped(operators, ["run_id", "model"]):
+    for (_run_id, model), own in lt.grouped(operators, ["run_id", "model"]):
         top = ", ".join(f"{row['op']} ({row['phase']}) {row['share']:.0%}" for _, row in own.head(3).iterrows())
         lines.append(f"- {model}: most time in {top}.")
     return "\n".join(lines) + "\n"
-
-
-def title(config: CompareConfig) -> str:
-    """Short name of the run: ``compare-3``."""
-    return f"compare-{len(config.runs.split(','))}"
-
-
-TASK = Task(
-    name=NAME,
-    config=CompareConfig,
-    function=compare,
-    default=Path("configs/profiler-compare/default.yaml"),
-    resolve=resolve,
-    sources=sources,
-    title=title,
-    experiment="profiler",
-)

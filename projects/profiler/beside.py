@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from tqdm import tqdm
 
-from labtrail.running.example import Example
+import labtrail as lt
 from labtrail.stepgraph.inplace import in_place
 from labtrail.stepgraph.liveness import liveness
 from labtrail.stepgraph.plan import InfeasibleError, Planner
@@ -42,7 +42,7 @@ class Ground(NamedTuple):
         return Planner(self.traced.graph, Costs(self.times, nothing), self.base_bytes)
 
 
-def ground_of(example: Example, machine: Machine) -> Ground:
+def ground_of(example: lt.Example, machine: Machine) -> Ground:
     """Traces the two passes.
 
     Args:
@@ -68,7 +68,9 @@ def gradients_of(loss: Any) -> Any:
     return run
 
 
-def judged(examples: Iterator[Example], machine: Machine, budgets: Sequence[float]) -> Iterator[tuple[Judged, float]]:
+def judged(
+    examples: Iterator[lt.Example], machine: Machine, budgets: Sequence[float]
+) -> Iterator[tuple[Judged, float]]:
     """(what torch reaches, its extra seconds over the same operators without recomputation) for all settings.
 
     Args:
@@ -90,7 +92,7 @@ def beside_torch(config: RematConfig, device: torch.device) -> tuple[pd.DataFram
     """(one row per setting of torch with labtrail's cost at the same peak, peak with all kept in bytes)."""
     machine = MACHINES[config.times]
 
-    def example() -> Example:
+    def example() -> lt.Example:
         return paper_example(config, config.batch_size, device)
 
     ground = ground_of(example(), machine)

@@ -1,10 +1,12 @@
-"""The config of the profiler task."""
+"""The configs of the profiler tasks."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from labtrail.config import TaskConfig, listed
+import labtrail as lt
+from labtrail import contract
+from labtrail.config import listed
 
 # What a user of torch can ask for: the ends, and between them in steps at which its answers change.
 BUDGETS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -23,7 +25,7 @@ def _shares(budgets: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted(set(budgets)))
 
 
-class StepConfig(TaskConfig):
+class StepConfig(lt.Config):
     """A training step of a model, and how it is timed."""
 
     model: str = "tiny"
@@ -72,3 +74,10 @@ class RematConfig(StepConfig):
     """batch sizes of the figures over them; empty: half of batch_size, and batch_size"""
     torch_budgets: Annotated[tuple[float, ...], BeforeValidator(listed), AfterValidator(_shares)] = BUDGETS
     """activation memory budgets of torch that are judged beside it; empty: none"""
+
+
+class CompareConfig(lt.Config):
+    """Which runs are compared."""
+
+    runs: str = contract.ALL
+    """finished profiler runs: ids with commas, an MLflow filter, or 'all'"""

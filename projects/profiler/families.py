@@ -1,6 +1,8 @@
 """The models that can be named in a config: architectures with random weights, and those of this repository.
 
 Images are random noise and tokens random integers: memory and time do not depend on them.
+
+Why: docs/decisions/030-models-by-example.md
 """
 
 import warnings
@@ -11,9 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from labtrail.config import load_config, text_of
-from labtrail.errors import ConfigError, LabtrailError
-from labtrail.running.example import Example
+import labtrail as lt
+from labtrail.config import text_of
 from labtrail.stepgraph import compat
 from projects.profiler.tiny import tiny_example
 
@@ -107,9 +108,7 @@ TINY = "tiny"
 
 def names() -> list[str]:
     """Every model that a config can name."""
-    from projects.tasks import known_tasks
-
-    return [*FAMILIES, *(name for name, known in known_tasks().items() if known.task.example), TINY]
+    return [*FAMILIES, *(name for name, known in lt.known_tasks().items() if known.example), TINY]
 
 
 def check(name: str, settings: Settings) -> None:
@@ -126,14 +125,14 @@ def check(name: str, settings: Settings) -> None:
                 build(sizes)
         else:
             build(sizes)
-    except LabtrailError:
+    except lt.LabtrailError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ConfigError([f"settings {dict(settings)} make no {name}: {reason}"]) from error
+        raise lt.ConfigError([f"settings {dict(settings)} make no {name}: {reason}"]) from error
 
 
-def example(name: str, settings: Settings, sizes: Sizes) -> Example:
+def example(name: str, settings: Settings, sizes: Sizes) -> lt.Example:
     """A model with random weights and a made-up batch.
 
     Args:
@@ -147,24 +146,22 @@ def example(name: str, settings: Settings, sizes: Sizes) -> Example:
     return _builder(name, settings)(sizes)
 
 
-def _builder(name: str, settings: Settings) -> Callable[[Sizes], Example]:
+def _builder(name: str, settings: Settings) -> Callable[[Sizes], lt.Example]:
     """What makes the example; names and settings are right."""
-    from projects.tasks import known_tasks
-
     if name in FAMILIES:
         return _of_transformers(FAMILIES[name], settings)
     if name == TINY:
         if settings:
-            raise ConfigError([f"settings: {', '.join(settings)}: {TINY} has none"])
+            raise lt.ConfigError([f"settings: {', '.join(settings)}: {TINY} has none"])
         return lambda sizes: tiny_example(sizes.batch)
-    known = known_tasks().get(name)
-    if known is None or known.task.example is None:
-        raise ConfigError([f"model: {name!r} is unknown; valid: {', '.join(names())}"])
+    known = lt.known_tasks().get(name)
+    if known is None or known.example is None:
+        raise lt.ConfigError([f"model: {name!r} is unknown; valid: {', '.join(names())}"])
     try:
-        config = load_config(known.task.config, None, list(_dotted(settings)))
-    except ConfigError as error:
-        raise ConfigError([f"settings of {name}: {problem}" for problem in error.problems]) from None
-    build = known.task.example
+        config = lt.load_config(known.config, None, list(_dotted(settings)))
+    except lt.ConfigError as error:
+        raise lt.ConfigError([f"settings of {name}: {problem}" for problem in error.problems]) from None
+    build = known.example
     return lambda sizes: build(config, sizes.batch)
 
 
@@ -177,24 +174,24 @@ def _dotted(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{key}", text_of(value)
 
 
-def _of_transformers(family: Family, settings: Settings) -> Callable[[Sizes], Example]:
+def _of_transformers(family: Family, settings: Settings) -> Callable[[Sizes], lt.Example]:
     import transformers
 
     config_class = getattr(transformers, family.config)
     known = config_class()
     unknown = [key for key in settings if callable(getattr(known, key, callable))]
     if unknown:
-        raise ConfigError([f"settings: {', '.join(unknown)}: no such value in transformers.{family.config}"])
+        raise lt.ConfigError([f"settings: {', '.join(unknown)}: no such value in transformers.{family.config}"])
     by_image = {"image_size"} if hasattr(known, "image_size") else set()
 
-    def build(sizes: Sizes) -> Example:
+    def build(sizes: Sizes) -> lt.Example:
         config = config_class(**{**family.settings, **dict.fromkeys(by_image, sizes.image), **settings})
         longest = getattr(config, "max_position_embeddings", sizes.sequence)
         if sizes.sequence > longest:
-            raise ConfigError([f"sequence_length: {sizes.sequence} tokens, the model has positions for {longest}"])
+            raise lt.ConfigError([f"sequence_length: {sizes.sequence} tokens, the model has positions for {longest}"])
         with _quiet():
             model = getattr(transformers, family.model)(config)
-            return Example(model.train(), family.batch(sizes, config), _own_loss)
+            return lt.Example(model.train(), family.batch(sizes, config), _own_loss)
 
     return build
 
@@ -218,7 +215,7 @@ def _quiet() -> Generator[None]:
         logging.set_verbosity(level)
 
 
-def example_on_paper(name: str, settings: Settings, sizes: Sizes, device: torch.device) -> Example:
+def example_on_paper(name: str, settings: Settings, sizes: Sizes, device: torch.device) -> lt.Example:
     """The same without memory: fake tensors on a device.
 
     Raises:
@@ -228,7 +225,7 @@ def example_on_paper(name: str, settings: Settings, sizes: Sizes, device: torch.
     if name in FAMILIES:
         with torch.device("meta"):
             model, batch, loss = example(name, settings, sizes)
-        return Example(compat.fake_of_meta(model, mode, device), compat.fake_batch(batch, mode, device), loss)
+        return lt.Example(compat.fake_of_meta(model, mode, device), compat.fake_batch(batch, mode, device), loss)
     # These are small, and may look at numbers while they are built.
     model, batch, loss = example(name, settings, sizes)
-    return Example(*compat.fake_copy((model.to(device), compat.to_device(batch, device)), mode), loss)
+    return lt.Example(*compat.fake_copy((model.to(device), compat.to_device(batch, device)), mode), loss)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from labtrail.errors import LabtrailError
+import labtrail as lt
 from labtrail.stepgraph.liveness import Activation, activations, held_with_swapping, liveness
 from labtrail.stepgraph.trace import TracedStep
 from projects.profiler.swap import swappable
@@ -17,7 +17,7 @@ from projects.profiler.tables import size
 _GROUP = Path("/sys/fs/cgroup")
 
 
-class MemoryLimitError(LabtrailError):
+class MemoryLimitError(lt.LabtrailError):
     """A step that needs more memory than there is."""
 
 

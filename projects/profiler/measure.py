@@ -4,16 +4,12 @@ import gc
 import logging
 import time
 from collections.abc import Generator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 from accelerate import Accelerator
 
-from labtrail.running.checkpoint import Checkpoint
-from labtrail.running.launch import require_one_process
-from labtrail.running.record import Record, named
-from labtrail.running.task import Task
+import labtrail as lt
 from labtrail.stepgraph.liveness import liveness
 from labtrail.stepgraph.trace import trace
 from projects.profiler import charts, families
@@ -25,7 +21,6 @@ from projects.profiler.stepping import eager_figures, give_state, in_memory, on_
 from projects.profiler.swap import Bandwidth, measure_bandwidth
 from projects.profiler.tables import duration, size, summary
 
-NAME = "profiler"
 _GIB = 2**30
 # What a run logs as metrics; the rest is in its table.
 _LOGGED = (
@@ -48,22 +43,21 @@ class Result(NamedTuple):
     metrics: dict[str, float]
 
 
-def measure(config: ProfilerConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+def measure(config: ProfilerConfig, run: lt.Run) -> Generator[lt.Record]:
     """One Record per batch size, with it as step; each brings the page and the figure over all of them up to date."""
-    require_one_process(accelerator, NAME)
     given = config.bandwidth_gb_s
-    bandwidth = Bandwidth(given * 1e9, given * 1e9) if given else measure_bandwidth(accelerator.device)
+    bandwidth = Bandwidth(given * 1e9, given * 1e9) if given else measure_bandwidth(run.accelerator.device)
     results: dict[int, Result] = {}
     for batch_size in config.batch_sizes:
-        result = _measured(config, batch_size, bandwidth, accelerator)
+        result = _measured(config, batch_size, bandwidth, run.accelerator)
         results[batch_size] = result
         what = _described(config, batch_size, result.profile)
         _log.info("%s\n%s", what, summary(result.profile))
         own = _tables(result.profile) | _figures(config, what, result.profile)
         if batch_size != config.batch_sizes[-1]:
             own = {f"batch_{batch_size}/{name}": file for name, file in own.items()}
-        metrics = named("profile", {name: result.metrics[name] for name in _LOGGED})
-        yield Record(batch_size, metrics, own | _closing(config, results))
+        metrics = lt.named("profile", {name: result.metrics[name] for name in _LOGGED})
+        yield lt.Record(batch_size, metrics, own | _closing(config, results))
         gc.collect()
 
 
@@ -177,18 +171,3 @@ def resolve(config: ProfilerConfig) -> ProfilerConfig:
     """
     families.check(config.model, config.settings)
     return config
-
-
-def title(config: ProfilerConfig) -> str:
-    """Short name of the run: ``bert-base-b4-8-16``."""
-    return f"{config.model}-b{'-'.join(str(one) for one in config.batch_sizes)}"
-
-
-TASK = Task(
-    name=NAME,
-    config=ProfilerConfig,
-    function=measure,
-    default=Path("configs/profiler/tiny.yaml"),
-    resolve=resolve,
-    title=title,
-)

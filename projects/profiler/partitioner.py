@@ -19,7 +19,7 @@ from torch._functorch.partitioners import default_partition, min_cut_remateriali
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from labtrail.running.example import Example
+import labtrail as lt
 from labtrail.stepgraph.assemble import Assembled, assemble
 from labtrail.stepgraph.compat import Calls, draws, mode_of
 from labtrail.stepgraph.ir import Role
@@ -61,7 +61,7 @@ class Judged(NamedTuple):
 
 
 class _WithLoss(nn.Module):
-    def __init__(self, example: Example) -> None:
+    def __init__(self, example: lt.Example) -> None:
         super().__init__()
         self.model, self._loss = example.model, example.loss
 
@@ -72,7 +72,7 @@ class _WithLoss(nn.Module):
 class Joint:
     """Forward and backward pass as torch's compilers see them, in one graph."""
 
-    def __init__(self, example: Example, *, decomposed: bool) -> None:
+    def __init__(self, example: lt.Example, *, decomposed: bool) -> None:
         """
         Args:
             example: on fake tensors; it is used up.

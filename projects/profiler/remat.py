@@ -5,7 +5,6 @@ import json
 import logging
 import math
 from collections.abc import Generator, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from labtrail.errors import LabtrailError
-from labtrail.running.checkpoint import Checkpoint
-from labtrail.running.launch import require_one_process
-from labtrail.running.record import Record, named
-from labtrail.running.task import Task
+import labtrail as lt
 from labtrail.stepgraph import compat
 from labtrail.stepgraph.accountant import Accountant
 from labtrail.stepgraph.costs import costs_of, device_of, peak_of_graph, target_bytes
@@ -45,11 +40,10 @@ from projects.profiler.stepping import give_state, in_memory, on_paper
 from projects.profiler.swap import Bandwidth
 from projects.profiler.tables import duration, size
 
-NAME = "profiler-remat"
 _log = logging.getLogger("labtrail")
 
 
-class DifferentStepError(LabtrailError):
+class DifferentStepError(lt.LabtrailError):
     """A rewritten step that does not do what the step does."""
 
 
@@ -71,12 +65,11 @@ class Prepared(NamedTuple):
     base_time_s: float
 
 
-def plan_and_run(config: RematConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+def plan_and_run(config: RematConfig, run: lt.Run) -> Generator[lt.Record]:
     """One Record per batch size, with it as step; that of ``batch_size`` carries plan, frontier and figures."""
-    require_one_process(accelerator, NAME)
     rows = []
     for batch_size in _batch_sizes(config):
-        prepared = _prepared(config, batch_size, accelerator)
+        prepared = _prepared(config, batch_size, run.accelerator)
         planner = Planner(prepared.traced.graph, prepared.costs, prepared.base_bytes)
         try:
             plan = planner.solve(target_bytes(config.memory, prepared.base_bytes), config.solve_s)
@@ -85,16 +78,16 @@ def plan_and_run(config: RematConfig, accelerator: Accelerator, checkpoint: Chec
                 raise
             _log.warning("batch size %s is left out: %s", batch_size, error)
             continue
-        metrics = _figures_of(plan, prepared) | _run(config, batch_size, prepared, plan, accelerator)
+        metrics = _figures_of(plan, prepared) | _run(config, batch_size, prepared, plan, run.accelerator)
         rows.append({"batch_size": batch_size, **metrics})
         _log.info("%s", _sentence(config, batch_size, metrics))
         files: dict[str, Any] = {}
         if batch_size == config.batch_size:
-            files = _files(config, prepared, planner, plan, accelerator)
+            files = _files(config, prepared, planner, plan, run.accelerator)
         table = pd.DataFrame(rows)
         files |= {"tables/batch_sizes.csv": table}
         files["figures/by_batch.png"] = remat_charts.by_batch(table, f"{config.model}, {_asked(config)}")
-        yield Record(batch_size, named("remat", metrics), files)
+        yield lt.Record(batch_size, lt.named("remat", metrics), files)
         gc.collect()
 
 
@@ -355,19 +348,3 @@ def resolve(config: RematConfig) -> RematConfig:
     """
     families.check(config.model, config.settings)
     return config
-
-
-def title(config: RematConfig) -> str:
-    """Short name of the run: ``bert-base-b8-0.5``."""
-    return f"{config.model}-b{config.batch_size}-{config.memory:g}"
-
-
-TASK = Task(
-    name=NAME,
-    config=RematConfig,
-    function=plan_and_run,
-    experiment="profiler",
-    default=Path("configs/profiler-remat/tiny.yaml"),
-    resolve=resolve,
-    title=title,
-)

@@ -9,8 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from labtrail.running.example import Example
-from labtrail.running.seeding import reseed
+import labtrail as lt
 from labtrail.stepgraph import compat
 from labtrail.stepgraph.memory import held_by, peak_of
 from labtrail.stepgraph.step import TrainingStep, plain_step
@@ -36,24 +35,24 @@ def on_paper(config: StepConfig, batch_size: int, accelerator: Accelerator) -> T
     return _step(config, paper_example(config, batch_size, accelerator.device), accelerator)
 
 
-def paper_example(config: StepConfig, batch_size: int, device: torch.device) -> Example:
+def paper_example(config: StepConfig, batch_size: int, device: torch.device) -> lt.Example:
     """Model, batch and loss on fake tensors."""
     return families.example_on_paper(config.model, config.settings, _sizes(config, batch_size), device)
 
 
 def in_memory(config: StepConfig, batch_size: int, accelerator: Accelerator) -> TrainingStep:
     """The step with random weights and a made-up batch, the same for the same seed."""
-    reseed(config.seed)
+    lt.reseed(config.seed)
     model, batch, loss = families.example(config.model, config.settings, _sizes(config, batch_size))
     device = accelerator.device
-    return _step(config, Example(model.to(device), compat.to_device(batch, device), loss), accelerator)
+    return _step(config, lt.Example(model.to(device), compat.to_device(batch, device), loss), accelerator)
 
 
 def _sizes(config: StepConfig, batch_size: int) -> Sizes:
     return Sizes(batch_size, config.sequence_length, config.image_size)
 
 
-def _step(config: StepConfig, example: Example, accelerator: Accelerator) -> TrainingStep:
+def _step(config: StepConfig, example: lt.Example, accelerator: Accelerator) -> TrainingStep:
     """The example in training mode with the config's optimizer, in the accelerator's precision."""
 
     def loss(model: nn.Module, batch: Any) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labtrail.running.example import Example
+import labtrail as lt
 
 _CHANNELS, _PIXELS, _CLASSES, _WIDTH = 3, 16, 10, 16
 
@@ -30,7 +30,7 @@ class Tiny(nn.Module):
         return self.classify(self.again(F.relu(self.mix(x_BD))))
 
 
-def tiny_example(batch_size: int) -> Example:
+def tiny_example(batch_size: int) -> lt.Example:
     """One step on random images."""
     images = torch.randn(batch_size, _CHANNELS, _PIXELS, _PIXELS)
     labels = torch.randint(0, _CLASSES, (batch_size,))
@@ -38,4 +38,4 @@ def tiny_example(batch_size: int) -> Example:
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return F.cross_entropy(model(batch[0]), batch[1])
 
-    return Example(Tiny(), (images, labels), loss)
+    return lt.Example(Tiny(), (images, labels), loss)

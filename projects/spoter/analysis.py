@@ -1,19 +1,14 @@
 """The task spoter-analysis: from the attention of a finished run to tables, figures, case studies and a page."""
 
 from collections.abc import Generator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from accelerate import Accelerator
 
-from labtrail.files import sha256_of
-from labtrail.running.checkpoint import Checkpoint
-from labtrail.running.launch import require_one_process
-from labtrail.running.record import DataSource, Record, named
-from labtrail.running.task import Task
+import labtrail as lt
 from projects.spoter.attention import file_name
 from projects.spoter.capture import capture
+from projects.spoter.config import AnalysisConfig
 from projects.spoter.glosses import read_list
 from projects.spoter.interpret import charts
 from projects.spoter.interpret.cases import case_pages
@@ -31,43 +26,35 @@ from projects.spoter.interpret.findings import write_findings
 from projects.spoter.interpret.heads import HeadValues, head_table, head_values
 from projects.spoter.interpret.language import model_source
 from projects.spoter.interpret.representations import cka_table, layer_outputs
-from projects.spoter.interpret.study import AnalysisConfig, Study, extraction_config, load_study, resolve
+from projects.spoter.interpret.study import Study, extraction_config, load_study
 from projects.spoter.interpret.viewer import write_viewer
 from projects.spoter.subject import UNTRAINED, load_subject, study_sources
 
-NAME = "spoter-analysis"
 
-
-def sources(config: AnalysisConfig) -> Sequence[DataSource]:
+def sources(config: AnalysisConfig) -> Sequence[lt.DataSource]:
     """The split, the checkpoints, the attention files, and the glosses and the language model if they are named."""
-    from labtrail.query.find import artifact
-
     extraction = extraction_config(config.run)
     found = study_sources(load_subject(extraction.run), extraction.split, config.epochs)
     for epoch in config.epochs:
-        name = file_name(epoch)
-        digest = sha256_of(artifact(config.run, name))
-        place = f"runs:/{config.run}/{name}"
-        found.append(DataSource(Path(name).name, "attention", place, digest, {"epoch": epoch}, config.run))
+        found.append(lt.artifact_source(config.run, file_name(epoch), "attention", profile={"epoch": epoch}))
     if config.language.glosses is not None:
         read_list(config.language.glosses)
         path = config.language.glosses
-        found.append(DataSource(path.name, "glosses", str(path), sha256_of(path)))
+        found.append(lt.DataSource(path.name, "glosses", str(path), lt.sha256_of(path)))
     if config.mbert is not None:
         found.append(model_source(config.mbert))
     return found
 
 
-def analyse(config: AnalysisConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:  # noqa: ARG001
+def analyse(config: AnalysisConfig, run: lt.Run) -> Generator[lt.Record]:
     """One Record per epoch with the means over heads, then one with all tables, figures and pages."""
-    require_one_process(accelerator, NAME)
-    study = load_study(config, accelerator.device)
+    study = load_study(config, run.accelerator.device)
     untrained = _head_values(study, capture(study.model(UNTRAINED), study.inputs, config.max_frames))
     tables = []
     for epoch, file in study.files.items():
         values = _head_values(study, file)
         tables.append(head_table(epoch, file.modules, values, untrained, config.statistics.resamples, config.seed))
-        yield Record(epoch, named(study.split.name, _means(tables[-1])))
+        yield lt.Record(epoch, lt.named(study.split.name, _means(tables[-1])))
 
     effects = [take_away(study, epoch) for epoch in config.intervention.epochs]
     files, heads = _head_files(study, tables, effects)
@@ -79,7 +66,7 @@ def analyse(config: AnalysisConfig, accelerator: Accelerator, checkpoint: Checkp
     files |= effect_files | language_files | case_pages(study, effects[-1])
     files["findings.md"] = write_findings(study, heads, similarity, effects, deletion, occlusion, said)
     files["viewer.html"] = write_viewer(study)
-    yield Record(effects[-1].epoch, named(study.split.name, _effect_means(effects[-1], deletion)), files)
+    yield lt.Record(effects[-1].epoch, lt.named(study.split.name, _effect_means(effects[-1], deletion)), files)
 
 
 def _head_values(study: Study, attention: Any) -> HeadValues:
@@ -140,20 +127,3 @@ def _effect_means(effects: Effects, deletion: pd.DataFrame) -> dict[str, float]:
         "integrated_gradients_error": float(effects.attribution.error.max()),
         "calibration_error": effects.calibration,
     }
-
-
-def title(config: AnalysisConfig) -> str:
-    """Short name of the run: ``analysis-1a2b3c4d``."""
-    return f"analysis-{config.run[:8]}"
-
-
-TASK = Task(
-    name=NAME,
-    config=AnalysisConfig,
-    function=analyse,
-    default=Path("configs/spoter-analysis/default.yaml"),
-    resolve=resolve,
-    sources=sources,
-    title=title,
-    experiment="spoter",
-)

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from labtrail.errors import DataError
+import labtrail as lt
 from projects.spoter.capture import Captured, in_order, offsets_of
 
 FORMAT = "spoter-attention-1"
@@ -63,13 +63,13 @@ class AttentionFile:
             self._file = safe_open(path, framework="numpy")
             self.facts: dict[str, Any] = json.loads((self._file.metadata() or {}).get(_METADATA, "{}"))
             if self.facts.get("format") != FORMAT:
-                raise DataError(f"{path}: not an attention file of format {FORMAT}; extract it again")
+                raise lt.DataError(f"{path}: not an attention file of format {FORMAT}; extract it again")
             self.frames, self.labels, self.predictions = (
                 self._file.get_tensor(name) for name in ("frames", "labels", "predictions")
             )
             self._offsets = {kind: self._file.get_tensor(f"offsets_{kind}") for kind in ("enc", "dec")}
         except (OSError, SafetensorError, ValueError) as error:
-            raise DataError(f"{path}: not a readable attention file: {str(error).splitlines()[0]}") from error
+            raise lt.DataError(f"{path}: not a readable attention file: {str(error).splitlines()[0]}") from error
         self.modules = in_order(self.facts["modules"])
         self.heads: int = self.facts["heads"]
 

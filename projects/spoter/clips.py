@@ -21,8 +21,7 @@ from pyarrow import csv as arrow_csv
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from labtrail.errors import DataError
-from labtrail.files import sha256_of, write_atomically
+import labtrail as lt
 from projects.spoter.skeleton import BODY, HAND, JOINT_COUNT
 
 CACHE = Path("data/cache")
@@ -80,7 +79,9 @@ def load_clips(path: Path, label_column: str, cache: Path = CACHE) -> Clips:
         DataError: the file is missing or malformed; names row, column and value.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; import it with 'mlflow run . -e fetch' or set data.* to your own CSV")
+        raise lt.DataError(
+            f"{path}: no such file; import it with 'mlflow run . -e fetch' or set data.* to your own CSV"
+        )
     stat = path.stat()
     identity = f"{_CACHE_FORMAT}|{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{label_column}"
     entry = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
@@ -89,7 +90,7 @@ def load_clips(path: Path, label_column: str, cache: Path = CACHE) -> Clips:
         return cached
     clips = parse_csv(path, label_column)
     arrays = {"frames": clips.frames, "lengths": clips.lengths, "labels": clips.labels}
-    write_atomically(entry, save(arrays, metadata={"source": json.dumps([str(path), clips.digest])}))
+    lt.write_atomically(entry, save(arrays, metadata={"source": json.dumps([str(path), clips.digest])}))
     return clips
 
 
@@ -111,14 +112,14 @@ def parse_csv(path: Path, label_column: str) -> Clips:
         DataError: as ``load_clips``.
     """
     if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty; expected a header and one row per clip")
+        raise lt.DataError(f"{path}: the file is empty; expected a header and one row per clip")
     try:
         return _parse(path, label_column)
-    except DataError:
+    except lt.DataError:
         raise
     except (pa.ArrowException, EOFError, OSError, ValueError) as error:
         problem = next(_problems(path, label_column), None)
-        raise DataError(problem or f"{path}: not readable as a skeleton CSV: {_first_line(error)}") from error
+        raise lt.DataError(problem or f"{path}: not readable as a skeleton CSV: {_first_line(error)}") from error
 
 
 def _parse(path: Path, label_column: str) -> Clips:
@@ -133,7 +134,7 @@ def _parse(path: Path, label_column: str) -> Clips:
         ),
     )
     if table.num_rows == 0:
-        raise DataError(f"{path}: no clips: the file has a header and nothing else")
+        raise lt.DataError(f"{path}: no clips: the file has a header and nothing else")
 
     lengths: np.ndarray | None = None
     frames: np.ndarray | None = None
@@ -150,7 +151,7 @@ def _parse(path: Path, label_column: str) -> Clips:
     labels = table.column(label_column).to_numpy()
     if frames is None or lengths is None or lengths.min() == 0 or labels.dtype != np.int64:
         raise ValueError("an empty clip or a missing label")
-    return Clips(frames.reshape(-1, JOINT_COUNT, 2), lengths, labels, sha256_of(path), str(path))
+    return Clips(frames.reshape(-1, JOINT_COUNT, 2), lengths, labels, lt.sha256_of(path), str(path))
 
 
 def _split(cells: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -179,25 +180,25 @@ def header(path: Path) -> list[str]:
         names = next(csv.reader(file), [])
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise DataError(f"{path}: duplicate column {repeated[0]!r} in the header; keep one of them")
+        raise lt.DataError(f"{path}: duplicate column {repeated[0]!r} in the header; keep one of them")
     return names
 
 
 def _columns(names: list[str], path: Path, label_column: str) -> list[str | None]:
     """The header's name of each of the 108 coordinates, in the order of the array; None: read as zeros."""
     if label_column not in names:
-        raise DataError(f"{path}: no column {label_column!r}; set data.label_column (columns: {_shorten(names)})")
+        raise lt.DataError(f"{path}: no column {label_column!r}; set data.label_column (columns: {_shorten(names)})")
     known = set(names)
     spoken = [pair for pair in _DIALECTS if any(f"{HAND[0]}{side}_X" in known for side in pair)]
     if len(spoken) != 1:
         what = "mixes the dialects" if spoken else "unknown joint dialect: no hand columns in any of the forms"
         forms = ", ".join(f"{HAND[0]}{left}_X" for left, _ in (spoken or _DIALECTS))
-        raise DataError(f"{path}: {what} {forms}; rename the hand columns to one form")
+        raise lt.DataError(f"{path}: {what} {forms}; rename the hand columns to one form")
     joints = [*BODY, *(f"{joint}{side}" for side in spoken[0] for joint in HAND)]
     columns = [f"{joint}_{axis}" for joint in joints for axis in "XY"]
     missing = [name for name in columns if name not in known and name not in _OPTIONAL]
     if missing:
-        raise DataError(
+        raise lt.DataError(
             f"{path}: {len(missing)} joint columns are missing, first {missing[0]!r}; see the README's list"
         )
     return [name if name in known else None for name in columns]

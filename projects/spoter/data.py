@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labtrail.errors import DataError
-from labtrail.running.record import DataSource
+import labtrail as lt
 from projects.spoter.clips import Clips, load_clips
 from projects.spoter.config import SYNTHETIC, DataConfig, SpoterConfig
 from projects.spoter.synthetic import write_split
@@ -63,7 +62,9 @@ def load_splits(config: DataConfig) -> Splits:
     first = config.first_label if config.first_label is not None else int(train.min() != 0)
     classes = config.classes or int(train.max()) - first + 1
     if classes < 2 and train.min() == train.max():
-        raise DataError(f"{clips['train'].path}: only one class in column {config.label_column}; nothing to tell apart")
+        raise lt.DataError(
+            f"{clips['train'].path}: only one class in column {config.label_column}; nothing to tell apart"
+        )
     splits = {name: Split(name, own, _from_zero(own, first, classes, config)) for name, own in clips.items()}
     return Splits(**splits, classes=classes, first_label=first)
 
@@ -78,14 +79,14 @@ def _from_zero(clips: Clips, first: int, classes: int, config: DataConfig) -> np
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         row = int(wrong[0])
-        raise DataError(
+        raise lt.DataError(
             f"{clips.path}: row {row + 1}, column {config.label_column}: label {clips.labels[row]} is out of range; "
             f"the train split counts from {first}, so {classes} classes are {first}..{first + classes - 1}"
         )
     return labels
 
 
-def sources(config: SpoterConfig) -> Sequence[DataSource]:
+def sources(config: SpoterConfig) -> Sequence[lt.DataSource]:
     """The data sets of a run, checked, with their digests."""
     splits = load_splits(config.data)
     _log.info("%d classes; labels count from %d", splits.classes, splits.first_label)
@@ -95,7 +96,7 @@ def sources(config: SpoterConfig) -> Sequence[DataSource]:
     ]
 
 
-def source_of(split: Split, splits: Splits, name: str) -> DataSource:
+def source_of(split: Split, splits: Splits, name: str) -> lt.DataSource:
     """How a run names one split; ``name`` is what the config calls it."""
     profile = {
         "clips": len(split.clips),
@@ -104,4 +105,4 @@ def source_of(split: Split, splits: Splits, name: str) -> DataSource:
         "labels from": splits.first_label,
     }
     label = f"synthetic-{split.name}" if name == SYNTHETIC else Path(name).name.split(".")[0]
-    return DataSource(label, split.name, split.clips.path, split.clips.digest, profile)
+    return lt.DataSource(label, split.name, split.clips.path, split.clips.digest, profile)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from labtrail.fetch import Asset, DataSet
+import labtrail as lt
 from projects.spoter.clips import parse_csv
 
 _RELEASE = "https://github.com/maty-bohacek/spoter/releases/download/supplementary-data"
@@ -18,19 +18,19 @@ def _check(path: Path) -> None:
     parse_csv(path, "labels")
 
 
-WLASL100 = DataSet(
+WLASL100 = lt.DataSet(
     name="wlasl100",
     assets=tuple(
-        Asset(f"WLASL100_{name}_25fps.csv", f"{_NAMES[name]}.csv", f"{_RELEASE}/WLASL100_{name}_25fps.csv", blob)
+        lt.Asset(f"WLASL100_{name}_25fps.csv", f"{_NAMES[name]}.csv", f"{_RELEASE}/WLASL100_{name}_25fps.csv", blob)
         for name, blob in _BLOBS.items()
     ),
     licence="CC BY-NC 4.0 (the authors' release): no commercial use, not to be passed on",
     check=_check,
 )
 
-WLASL50 = DataSet(
+WLASL50 = lt.DataSet(
     name="wlasl50",
-    assets=tuple(Asset(f"WLASL50_mediapipe_{name}.csv.gz", f"{target}.csv.gz") for name, target in _NAMES.items()),
+    assets=tuple(lt.Asset(f"WLASL50_mediapipe_{name}.csv.gz", f"{target}.csv.gz") for name, target in _NAMES.items()),
     licence="made from WLASL (C-UDA): computational use, no commercial use, not to be passed on",
     check=_check,
 )

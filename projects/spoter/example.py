@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from labtrail.running.example import Example
+import labtrail as lt
 from projects.spoter.config import SpoterConfig
 from projects.spoter.model import Layout, Spoter
 from projects.spoter.skeleton import FRAME_SIZE
@@ -14,7 +14,7 @@ from projects.spoter.train import clip_loss
 _CLASSES = 100
 
 
-def example(config: SpoterConfig, batch_size: int) -> Example:
+def example(config: SpoterConfig, batch_size: int) -> lt.Example:
     """Clips of half to three halves of ``data.synthetic.frames`` frames, packed, in an update of one pass."""
     random = np.random.default_rng(config.seed)
     mean = config.data.synthetic.frames
@@ -30,4 +30,4 @@ def example(config: SpoterConfig, batch_size: int) -> Example:
         logits = model(given["frames"], given["layout"])
         return clip_loss(logits, given["labels"], given["weights"], config.train.label_smoothing)
 
-    return Example(Spoter(config.model, _CLASSES), batch, loss)
+    return lt.Example(Spoter(config.model, _CLASSES), batch, loss)

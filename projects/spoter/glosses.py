@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-from labtrail.errors import DataError
+import labtrail as lt
 from projects.spoter.clips import header
 
 _COLUMN = "gloss"
@@ -41,24 +41,26 @@ def read_list(path: Path) -> dict[int, str]:
         DataError: the list is missing or malformed; names the line.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such list of glosses; give a file of lines 'label<TAB>gloss', or leave it out")
+        raise lt.DataError(f"{path}: no such list of glosses; give a file of lines 'label<TAB>gloss', or leave it out")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise lt.DataError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
     names: dict[int, str] = {}
     for number, line in enumerate(lines, start=1):
         label, _, gloss = (part.strip() for part in line.partition("\t"))
         if line.strip():
             if not label.isdecimal() or not gloss:
-                raise DataError(f"{path}: line {number}: expected 'label<TAB>gloss', found {line[:60]!r}")
+                raise lt.DataError(f"{path}: line {number}: expected 'label<TAB>gloss', found {line[:60]!r}")
             _note(names, int(label), gloss, f"{path}: line {number}")
     return names
 
 
 def _note(names: dict[int, str], label: int, gloss: str, where: str) -> None:
     if names.setdefault(label, gloss) != gloss:
-        raise DataError(f"{where}: label {label} is {gloss!r} here and {names[label]!r} before; a class has one gloss")
+        raise lt.DataError(
+            f"{where}: label {label} is {gloss!r} here and {names[label]!r} before; a class has one gloss"
+        )
 
 
 def _read_csv(path: Path, label_column: str, names: dict[int, str]) -> None:

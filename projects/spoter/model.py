@@ -6,6 +6,9 @@ Names and shapes of the parameters are those of the published code, so its state
 
 Shape suffixes: N frames of the batch, B clips, T frames of the longest clip, D width, H heads,
 E width of a head, C classes.
+
+Why: docs/decisions/008-attention-in-plain-steps.md
+     docs/decisions/039-dropout-masks.md
 """
 
 from collections.abc import Callable

@@ -3,13 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import labtrail as lt
 from labtrail import contract
-from labtrail.config import load_config
-from labtrail.errors import DataError, QueryError
-from labtrail.files import sha256_of
-from labtrail.running.checkpoint import load_portable
-from labtrail.running.record import DataSource
-from labtrail.running.seeding import reseed
 from projects.spoter.config import SpoterConfig
 from projects.spoter.data import Split, Splits, load_splits, source_of
 from projects.spoter.model import Spoter
@@ -39,18 +34,13 @@ def load_subject(run_id: str) -> Subject:
     Raises:
         QueryError: it is not there, not a training run, or has not finished.
     """
-    from labtrail.query.find import artifact, find_run
-
-    row = find_run(run_id, TRAINING)
-    config = load_config(SpoterConfig, artifact(row["run_id"], contract.CONFIG_FILE))
-    return Subject(row["run_id"], row["name"], config)
+    row = lt.find_run(run_id, TRAINING)
+    return Subject(row["run_id"], row["name"], lt.run_config(row["run_id"], SpoterConfig))
 
 
 def known_epochs(run_id: str) -> tuple[int, ...]:
     """Epochs whose weights the run has kept, ascending."""
-    from labtrail.query.find import artifact_names
-
-    names = artifact_names(run_id, contract.CHECKPOINTS)
+    names = lt.artifact_names(run_id, contract.CHECKPOINTS)
     kept = [name.removeprefix("epoch_").removesuffix(".pt") for name in names if name.startswith("epoch_")]
     return tuple(sorted(int(number) for number in kept))
 
@@ -66,7 +56,7 @@ def chosen_epochs(run_id: str, wanted: Sequence[int]) -> tuple[int, ...]:
     if missing or not (wanted or known):
         kept = ", ".join(map(str, known)) or "none"
         asked = ", ".join(map(str, missing)) or "its milestones"
-        raise QueryError(
+        raise lt.QueryError(
             f"run {run_id}: no checkpoint of epoch {asked}; it kept {kept} "
             "(train.milestones of the training decides; 0 is the network before training)"
         )
@@ -90,16 +80,14 @@ def network(subject: Subject, epoch: int, classes: int) -> Spoter:
         DataError: the checkpoint has another number of classes than the data.
         CheckpointError: it cannot be read.
     """
-    from labtrail.query.find import artifact
-
-    reseed(subject.config.seed)
+    lt.reseed(subject.config.seed)
     model = Spoter(subject.config.model, classes)
     if epoch != UNTRAINED:
-        path = artifact(subject.run_id, checkpoint_name(epoch))
-        weights = load_portable(path)["model_state_dict"]
+        path = lt.artifact(subject.run_id, checkpoint_name(epoch))
+        weights = lt.load_portable(path)["model_state_dict"]
         found = weights["linear_class.weight"].shape[0]
         if found != classes:
-            raise DataError(
+            raise lt.DataError(
                 f"{path}: a checkpoint of {found} classes, but the run's data now have {classes}; "
                 "put the data it was trained on back, or name another run"
             )
@@ -107,20 +95,16 @@ def network(subject: Subject, epoch: int, classes: int) -> Spoter:
     return model.eval()
 
 
-def study_sources(subject: Subject, split_name: str, epochs: Sequence[int]) -> list[DataSource]:
+def study_sources(subject: Subject, split_name: str, epochs: Sequence[int]) -> list[lt.DataSource]:
     """What a study of a run reads: one split, and one checkpoint for each epoch."""
-    from labtrail.query.find import artifact
-
     splits = load_splits(subject.config.data)
     split = split_of(splits, split_name)
     found = [source_of(split, splits, getattr(subject.config.data, split_name))]
     for epoch in epochs:
         name = weights_name(epoch)
-        digest = sha256_of(artifact(subject.run_id, name))
-        label = "untrained" if epoch == UNTRAINED else name.rpartition("/")[2]
+        label = "untrained" if epoch == UNTRAINED else ""
         profile = {"epoch": epoch, "run": subject.run_id}
-        place = f"runs:/{subject.run_id}/{name}"
-        found.append(DataSource(label, "checkpoint", place, digest, profile, subject.run_id))
+        found.append(lt.artifact_source(subject.run_id, name, "checkpoint", label, profile))
     return found
 
 

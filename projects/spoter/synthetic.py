@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labtrail.config import fingerprint
-from labtrail.files import write_atomically
+import labtrail as lt
 from projects.spoter.config import SyntheticConfig
 from projects.spoter.skeleton import BODY_SLICE, HAND, JOINTS, LEFT_HAND, RIGHT_HAND
 
@@ -37,10 +36,10 @@ def write_split(split: str, config: SyntheticConfig, folder: Path = FOLDER) -> P
         config: size and difficulty.
         folder: where the files go, one folder per config.
     """
-    path = folder / fingerprint(config) / f"{split}.csv"
+    path = folder / lt.fingerprint(config) / f"{split}.csv"
     if not path.exists():
         clips, labels = generate(split, config)
-        write_atomically(path, to_csv(clips, labels).encode())
+        lt.write_atomically(path, to_csv(clips, labels).encode())
     return path
 
 

@@ -1,11 +1,19 @@
-"""From YAML and ``--a.b value`` overrides to one frozen, typed config, or to one line per problem."""
+"""From YAML and ``--a.b value`` overrides to one frozen, typed config, or to one line per problem.
 
+Why: docs/decisions/045-field-help-read-late.md
+"""
+
+import ast
 import difflib
 import hashlib
+import inspect
+import itertools
 import json
+import textwrap
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -38,9 +46,7 @@ class Section(BaseModel):
     The docstring under each field is its help text: one line with meaning and unit.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class Compute(Section):
@@ -59,7 +65,7 @@ class Remat(Section):
     """peak of forward and backward pass that may be needed: up to 1 a share, above bytes; empty: all"""
 
 
-class TaskConfig(Section):
+class Config(Section):
     """What every task config has."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -67,7 +73,7 @@ class TaskConfig(Section):
     compute: Compute = Compute()
 
 
-Config = TypeVar("Config", bound=TaskConfig)
+ConfigT = TypeVar("ConfigT", bound=Config)
 Settings = TypeVar("Settings", bound=Section)
 
 
@@ -86,7 +92,7 @@ class _StrictLoader(_SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_config(cls: type[Config], path: Path | None, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+def load_config(cls: type[ConfigT], path: Path | None, overrides: Sequence[tuple[str, str]] = ()) -> ConfigT:
     """Reads a YAML file, applies overrides and validates.
 
     Args:
@@ -117,7 +123,7 @@ def load_json(cls: type[Settings], path: Path) -> Settings:
     """
     if not path.is_file():
         near = sorted(str(other) for other in path.parent.glob("*.json"))
-        raise ConfigError([f"{path}: no such file{_choices(path.name, near) if near else ''}"])
+        raise ConfigError([f"{path}: no such file{choices(path.name, near) if near else ''}"])
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -147,7 +153,7 @@ def validated(cls: type[Settings], values: Any, path: Path | None = None) -> Set
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         near = sorted(str(other) for other in path.parent.glob("*.yaml"))
-        raise ConfigError([f"{path}: no such config file{_choices(path.name, near) if near else ''}"])
+        raise ConfigError([f"{path}: no such config file{choices(path.name, near) if near else ''}"])
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 a SafeLoader
     except ConfigError as error:
@@ -193,14 +199,15 @@ def _describe(cls: type[BaseModel], path: Path | None, origin: Mapping[str, str]
     if problem["type"] == "extra_forbidden":
         section = _section_at(cls, location[:-1])
         names = list(section.model_fields) if section else []
-        return f"{where} unknown key{_choices(location[-1], names)}"
+        return f"{where} unknown key{choices(location[-1], names)}"
     if problem["type"] == "missing":
         return f"{where} missing; it has no default"
     hint = " (YAML reads an unquoted no as false: quote it)" if problem["input"] is False else ""
     return f"{where} {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}{hint}"
 
 
-def _choices(name: str, valid: Sequence[str]) -> str:
+def choices(name: str, valid: Sequence[str]) -> str:
+    """Words for a message about an unknown name: the nearest valid one, or all of them."""
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6) or [
         other
         for other in valid
@@ -241,13 +248,37 @@ def flatten(config: BaseModel) -> dict[str, Any]:
 
 def describe(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """(dotted key, default, help text) of every value a config has, for ``--help``."""
+    texts = {name: text for base in reversed(cls.__mro__) for name, text in _field_docstrings(base).items()}
     for name, field in cls.model_fields.items():
         inner = _section_of(field.annotation)
         if inner is not None:
             yield from describe(inner, f"{prefix}{name}.")
         else:
             default = "required" if field.is_required() else _as_yaml(field.get_default(call_default_factory=True))
-            yield f"{prefix}{name}", default, field.description or ""
+            yield f"{prefix}{name}", default, field.description or texts.get(name, "")
+
+
+@cache
+def _field_docstrings(cls: type) -> dict[str, str]:
+    """Field -> the docstring under it, of one class by itself.
+
+    Read from the source, and only where help is asked for: pydantic's own reading of it costs every start of a task
+    some tenths of a second, since it looks through all loaded modules for each class.
+    """
+    if not issubclass(cls, Section) or cls is Section:
+        return {}
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return {}
+    found = {}
+    for field, text in itertools.pairwise(getattr(definition, "body", [])):
+        is_text = (
+            isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+        )
+        if is_text and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            found[field.target.id] = inspect.cleandoc(text.value.value)
+    return found
 
 
 def _as_yaml(value: Any) -> str:

@@ -74,6 +74,10 @@ ALL = "all"
 
 # Tasks whose runs are about other runs.
 ABOUT_RUNS = ("campaign", "study", "report", "tour")
+# Exit statuses of every command; a process that a signal ended has 128 and its number.
+DONE, FAILED, REFUSED, UNDECIDED = 0, 1, 2, 3
+# Exit status of the process that ended last, since ``mlflow run`` turns every failure into 1.
+EXIT_STATUS = "labtrail.exit_status"
 # Statuses of runs that have not ended, and all there are.
 OPEN = ("RUNNING", "SCHEDULED")
 ANY_END = ("FINISHED", "FAILED", "KILLED", *OPEN)

@@ -1,14 +1,17 @@
 """Figures from arrays and frames; no state of pyplot, colours safe for colour-blind readers."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from labtrail.statistics import Estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 # Okabe & Ito 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -16,7 +19,20 @@ _TICKS = 25
 _MARKERS = "osD^vPX"
 
 
-def learning_curves(history: pd.DataFrame, title: str) -> Figure:
+def _figure(figsize: tuple[float, float]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=figsize, layout="constrained")
+
+
+def _integers() -> "MaxNLocator":
+    """Ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(integer=True)
+
+
+def learning_curves(history: "pd.DataFrame", title: str) -> "Figure":
     """Metrics over steps, one panel per quantity, one line per split.
 
     Args:
@@ -26,22 +42,22 @@ def learning_curves(history: pd.DataFrame, title: str) -> Figure:
     split = history["metric"].str.split("/", n=1, expand=True)
     frame = history.assign(split=split[0], quantity=split[1])
     quantities = sorted(frame["quantity"].unique())
-    figure = Figure(figsize=(4.2 * len(quantities), 3.4), layout="constrained")
+    figure = _figure((4.2 * len(quantities), 3.4))
     figure.suptitle(title)
     for axis, quantity in zip(np.atleast_1d(figure.subplots(1, len(quantities))), quantities, strict=True):
         own = frame[frame["quantity"] == quantity]
         for colour, (name, line) in zip(COLOURS, own.sort_values("step").groupby("split"), strict=False):
             axis.plot(line["step"], line["value"], label=name, color=colour, marker="." if len(line) < 30 else None)
         axis.set(xlabel="epoch", ylabel=quantity)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(_integers())
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     return figure
 
 
-def confusion(counts: np.ndarray, names: np.ndarray, title: str) -> Figure:
+def confusion(counts: np.ndarray, names: np.ndarray, title: str) -> "Figure":
     """Counts (true class by predicted class) as a heat map; shape (classes, classes)."""
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    figure = _figure((6.4, 5.6))
     axis = figure.subplots()
     image = axis.imshow(counts, cmap="Blues", vmin=0, vmax=max(1, counts.max()))
     step = max(1, len(names) // _TICKS)
@@ -49,7 +65,7 @@ def confusion(counts: np.ndarray, names: np.ndarray, title: str) -> Figure:
     axis.set_xticks(places, names[places], rotation=90, fontsize=7)
     axis.set_yticks(places, names[places], fontsize=7)
     axis.set(xlabel="predicted class", ylabel="true class", title=title)
-    figure.colorbar(image, ax=axis, label="clips", shrink=0.8, ticks=MaxNLocator(integer=True))
+    figure.colorbar(image, ax=axis, label="clips", shrink=0.8, ticks=_integers())
     return figure
 
 
@@ -64,7 +80,7 @@ def heat_maps(
     marks: Mapping[str, np.ndarray] | None = None,
     width: float = 3.6,
     digits: int | None = None,
-) -> Figure:
+) -> "Figure":
     """Matrices of one shape side by side under one colour scale.
 
     Args:
@@ -78,7 +94,7 @@ def heat_maps(
         digits: decimals of the values written into the cells; None: no values.
     """
     height = max(2.4, 0.26 * len(rows) + 1.4)
-    figure = Figure(figsize=(width * len(panels) + 1.2, height), layout="constrained")
+    figure = _figure((width * len(panels) + 1.2, height))
     figure.suptitle(title)
     values = np.concatenate([np.ravel(matrix) for matrix in panels.values()])
     low, high = (float(np.nanmin(values)), float(np.nanmax(values))) if np.isfinite(values).any() else (0.0, 1.0)
@@ -100,7 +116,7 @@ def heat_maps(
     return figure
 
 
-def _write_values(axis: Axes, matrix: np.ndarray, digits: int, low: float, high: float) -> None:
+def _write_values(axis: "Axes", matrix: np.ndarray, digits: int, low: float, high: float) -> None:
     """Numbers in the cells, dark on bright ones and bright on dark ones."""
     for (row, column), value in np.ndenumerate(matrix):
         if np.isfinite(value):
@@ -110,9 +126,9 @@ def _write_values(axis: Axes, matrix: np.ndarray, digits: int, low: float, high:
 
 def bands(
     lines: Mapping[str, Estimate], x: np.ndarray, xlabel: str, ylabel: str, title: str, figsize: tuple[float, float]
-) -> Figure:
+) -> "Figure":
     """Curves with their intervals; each line's arrays have the length of ``x``."""
-    figure = Figure(figsize=figsize, layout="constrained")
+    figure = _figure(figsize)
     axis = figure.subplots()
     for index, (name, line) in enumerate(lines.items()):
         colour = COLOURS[index % len(COLOURS)]
@@ -133,7 +149,7 @@ def intervals(
     neutral: float | None = 0.0,
     references: Mapping[str, np.ndarray] | None = None,
     reference_name: str = "",
-) -> Figure:
+) -> "Figure":
     """Points with intervals, several series beside each other in every group.
 
     Args:
@@ -145,7 +161,7 @@ def intervals(
         reference_name: what the dashes are.
     """
     rows = (len(series) + 2) // 2
-    figure = Figure(figsize=(max(7.2, 1.3 * len(groups)), 3.4 + 0.2 * rows), layout="constrained")
+    figure = _figure((max(7.2, 1.3 * len(groups)), 3.4 + 0.2 * rows))
     axis = figure.subplots()
     if neutral is not None:
         axis.axhline(neutral, color="0.6", linewidth=1)
@@ -167,7 +183,7 @@ def intervals(
     return figure
 
 
-def slices(table: pd.DataFrame, value: str, logs: Mapping[str, bool], ylabel: str, title: str) -> Figure:
+def slices(table: "pd.DataFrame", value: str, logs: Mapping[str, bool], ylabel: str, title: str) -> "Figure":
     """Results over each searched quantity, one panel each; later rows are darker.
 
     Args:
@@ -176,24 +192,24 @@ def slices(table: pd.DataFrame, value: str, logs: Mapping[str, bool], ylabel: st
         logs: quantity -> whether its axis is logarithmic.
         ylabel, title: words.
     """
-    figure = Figure(figsize=(3.4 * len(logs) + 0.8, 3.4), layout="constrained")
+    figure = _figure((3.4 * len(logs) + 0.8, 3.4))
     figure.suptitle(title)
     axes = np.atleast_1d(figure.subplots(1, len(logs), sharey=True))
     for axis, (name, log) in zip(axes, logs.items(), strict=True):
-        shown = table[name] if pd.api.types.is_numeric_dtype(table[name]) else table[name].astype(str)
+        shown = table[name] if table[name].dtype.kind in "biufc" else table[name].astype(str)
         points = axis.scatter(shown, table[value], c=np.arange(len(table)), cmap="Blues", vmin=-len(table) / 2,
                               edgecolors="0.3", linewidths=0.5)  # fmt: skip
         axis.set(xlabel=name, xscale="log" if log else "linear" if shown is table[name] else axis.get_xscale())
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(ylabel)
-    figure.colorbar(points, ax=list(axes), label="order of trials", ticks=MaxNLocator(integer=True))
+    figure.colorbar(points, ax=list(axes), label="order of trials", ticks=_integers())
     return figure
 
 
-def bars(values: Mapping[str, float], xlabel: str, title: str) -> Figure:
+def bars(values: Mapping[str, float], xlabel: str, title: str) -> "Figure":
     """Horizontal bars, the largest on top."""
     ordered = sorted(values.items(), key=lambda item: item[1])
-    figure = Figure(figsize=(6.0, 0.4 * len(ordered) + 1.4), layout="constrained")
+    figure = _figure((6.0, 0.4 * len(ordered) + 1.4))
     axis = figure.subplots()
     axis.barh([name for name, _ in ordered], [value for _, value in ordered], color=COLOURS[0])
     axis.set(xlabel=xlabel, title=title)

@@ -1,4 +1,7 @@
-"""Files that are whole or absent: written under a temporary name, synced, then renamed."""
+"""Files that are whole or absent: written under a temporary name, synced, then renamed.
+
+Why: docs/decisions/009-results-outside-a-run.md
+"""
 
 import hashlib
 import io
@@ -9,9 +12,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
-from matplotlib.figure import Figure
 
 _CHUNK = 1 << 20
 
@@ -96,15 +96,21 @@ def encode(name: str, content: Any) -> bytes:
     Raises:
         TypeError: no way is known to store this content under this name.
     """
-    suffix = Path(name).suffix
-    buffer = io.BytesIO()
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, str):
+        return content.encode()
+    if isinstance(content, Path):
+        return content.read_bytes()
+    return _encode_object(Path(name), content)
+
+
+def _encode_object(path: Path, content: Any) -> bytes:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    suffix, buffer = path.suffix, io.BytesIO()
     match content:
-        case bytes():
-            return content
-        case str():
-            return content.encode()
-        case Path():
-            return content.read_bytes()
         case Figure():
             content.savefig(buffer, format=suffix.removeprefix("."), dpi=150, bbox_inches="tight")
         case pd.DataFrame() if suffix == ".csv":
@@ -112,5 +118,5 @@ def encode(name: str, content: Any) -> bytes:
         case pd.DataFrame() if suffix == ".parquet":
             content.to_parquet(buffer, index=False)
         case _:
-            raise TypeError(f"cannot store a {type(content).__name__} as {name}")
+            raise TypeError(f"cannot store a {type(content).__name__} as {path}")
     return buffer.getvalue()

@@ -1,13 +1,12 @@
-"""Numbers about numbers; pure functions of arrays."""
+"""Numbers about numbers; pure functions of arrays.
+
+Why: docs/decisions/021-jackknife-for-cka.md
+"""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial.distance import pdist, squareform
-from scipy.special import entr
-from scipy.stats import rankdata
-from scipy.stats import t as student_t
 
 Z_95 = 1.959963984540054
 _CHUNK = 1 << 24
@@ -112,6 +111,8 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> Estimate:
     Returns:
         Arrays of shape (...).
     """
+    from scipy.stats import t as student_t
+
     count, mean = len(values), np.mean(values, axis=0)
     if count < 2:
         return Estimate(np.asarray(mean), np.full_like(mean, np.nan), np.full_like(mean, np.nan))
@@ -124,6 +125,8 @@ def paired_t(differences: np.ndarray) -> float:
 
     Scores are shares of few items, so two seeds agree to the digit by chance: no spread is no evidence.
     """
+    from scipy.stats import t as student_t
+
     count = len(differences)
     spread = float(np.std(differences, ddof=1)) if count > 1 else 0.0
     if spread <= _NO_SPREAD:
@@ -151,6 +154,8 @@ def detectable(spread: float, count: int, level: float = 0.95, power: float = 0.
         level: 1 - the size of the test.
         power: chance to find it.
     """
+    from scipy.stats import t as student_t
+
     quantiles = student_t.ppf((1 + level) / 2, count - 1) + student_t.ppf(power, count - 1)
     return float(quantiles * spread / math.sqrt(count))
 
@@ -164,6 +169,8 @@ def permutation_p(observed: float, null: np.ndarray) -> float:
 
 def entropy(weights: np.ndarray) -> np.ndarray:
     """Shannon entropy over the last axis in nats; 0 log 0 = 0."""
+    from scipy.special import entr
+
     return entr(weights).sum(axis=-1)
 
 
@@ -259,11 +266,15 @@ def cka_jackknife(one: np.ndarray, other: np.ndarray, groups: int = 20, z: float
 
 def dissimilarities(features: np.ndarray) -> np.ndarray:
     """1 - Pearson correlation of every two items (n, d), shape (n, n) (Kriegeskorte et al. 2008)."""
+    from scipy.spatial.distance import pdist, squareform
+
     return squareform(pdist(features, "correlation"))
 
 
 def rdm_correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman correlation of the upper triangles of two dissimilarity matrices (n, n)."""
+    from scipy.stats import rankdata
+
     upper = np.triu_indices(len(one), 1)
     return _pearson(rankdata(one[upper]), rankdata(other[upper]))
 
@@ -275,6 +286,9 @@ def rsa_test(one: np.ndarray, other: np.ndarray, permutations: int = 1000, seed:
         one, other: dissimilarity matrices (n, n) of the same items.
         permutations, seed: of the test, which permutes rows and columns of ``other`` together.
     """
+    from scipy.spatial.distance import squareform
+    from scipy.stats import rankdata
+
     upper = np.triu_indices(len(one), 1)
     first = rankdata(one[upper])
     ranks_of_other = squareform(rankdata(other[upper]))

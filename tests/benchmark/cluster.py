@@ -24,10 +24,10 @@ from labtrail.config import load_config
 from labtrail.jobs.queues import Batch
 from labtrail.jobs.script import BatchConfig
 from labtrail.jobs.slurm import Slurm
+from labtrail.running.registry import task_named
 from labtrail.store import connection
-from labtrail.sweeps.campaign import Campaign, CampaignConfig, Cell, program
+from labtrail.sweeps.campaign import Campaign, CampaignConfig, Cell, run_command
 from labtrail.sweeps.tick import tick
-from projects.tasks import task_named
 from tests.benchmark.timing import Row
 from tests.cluster import private_postgres, private_slurm
 from tests.cluster.private_postgres import PrivatePostgres
@@ -93,7 +93,7 @@ def _ticks(stack: ExitStack) -> Iterator[Row]:
 
 def _campaign() -> Campaign:
     known = task_named("distill")
-    return Campaign(load_config(CampaignConfig, Path("round.yaml")), known.task, program(known.module))
+    return Campaign(load_config(CampaignConfig, Path("round.yaml")), known, run_command(known))
 
 
 def _finish(count: int) -> None:
@@ -103,7 +103,7 @@ def _finish(count: int) -> None:
     variables = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"}
     for cell in campaign.cells[:_TEACHERS]:
         subprocess.run(campaign.job(cell).command, env=variables, check=True, capture_output=True)
-    campaign.look()
+    campaign.refresh()
     for cell in campaign.cells[_TEACHERS:count]:
         _finished(cell, experiment)
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils.data import DataLoader, Dataset
 
-from labtrail.config import TaskConfig
-from labtrail.running.checkpoint import Checkpoint
+from labtrail.config import Config
+from labtrail.record import Record
 from labtrail.running.launch import keep_freed_memory
-from labtrail.running.record import Record
+from labtrail.running.run import Run
 from labtrail.running.task import Task
 from labtrail.store import connection
 from labtrail.sweeps.study import Range, StudyConfig, work
@@ -175,14 +175,14 @@ def _selectivity() -> Row:
                    broadcast, 20.0)  # fmt: skip
 
 
-class _ToyConfig(TaskConfig):
+class _ToyConfig(Config):
     """One value to search."""
 
     x: float = 0.0
     """where"""
 
 
-def _toy(config: _ToyConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:
+def _toy(config: _ToyConfig, run: Run) -> Generator[Record]:
     yield Record(0, {"validation/accuracy": 1 - (config.x - 0.3) ** 2})
 
 

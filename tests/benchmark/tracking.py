@@ -12,12 +12,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import MLflowTracker
 
-from labtrail.config import TaskConfig
-from labtrail.running.checkpoint import Checkpoint, Score
+from labtrail.config import Config
+from labtrail.record import Record, Score
+from labtrail.running.checkpoint import Checkpoint
 from labtrail.running.claim import Identity, claim
 from labtrail.running.launch import keep_freed_memory
-from labtrail.running.record import Record
-from labtrail.running.writer import Run
+from labtrail.running.writer import RunWriter
 from labtrail.store import connection
 from tests.benchmark.timing import Row
 
@@ -47,11 +47,11 @@ def _measure(
 ) -> Iterator[Row]:
     keep_freed_memory()
     experiment = connection.initialise(["bench"])["bench"]
-    identity = Identity("bench", "bench", "bench", TaskConfig(), [], {})
+    identity = Identity("bench", "bench", "bench", Config(), [], {})
     accelerator = Accelerator(cpu=True)
     model = torch.nn.Sequential(*(torch.nn.Linear(WIDTH, WIDTH) for _ in range(12)))
     model, optimizer = accelerator.prepare(model, make_optimizer(model.parameters()))
-    run = Run(claim(connection.current_store(), identity, experiment, again=True).run_id)
+    run = RunWriter(claim(connection.current_store(), identity, experiment, again=True).run_id)
     run.start(identity)
     checkpoint = Checkpoint(run.folder / "checkpoints", accelerator, score=Score("validation/accuracy"))
     progress = checkpoint.restore(model, optimizer)
@@ -75,7 +75,7 @@ def _measure(
         began = time.perf_counter()
         # Every fourth epoch is the best so far, more often than in most trainings.
         record = Record(index, {"train/loss": 1.0, "train/accuracy": 0.5, "validation/accuracy": index // 4})
-        checkpoint.save(record, first=partial(run.log, record, checkpoint.judge(record)))
+        checkpoint.save(record, first=partial(run.log, record, checkpoint.note_best(record)))
         foreground.append(time.perf_counter() - began)
         followed.append(epoch())
     checkpoint.flush()

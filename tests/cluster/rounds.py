@@ -13,9 +13,9 @@ from labtrail import contract
 from labtrail.config import load_config, load_json
 from labtrail.jobs.script import BatchConfig
 from labtrail.jobs.slurm import Slurm
-from labtrail.sweeps.campaign import Campaign, CampaignConfig, program
-from labtrail.sweeps.tick import Batch, look, tick
-from projects.tasks import task_named
+from labtrail.running.registry import task_named
+from labtrail.sweeps.campaign import Campaign, CampaignConfig, run_command
+from labtrail.sweeps.tick import Batch, refresh_from_queue, tick
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.workspace import REPOSITORY, Workspace, wait_until
 
@@ -75,7 +75,7 @@ class Round:
 
     def campaign(self) -> Campaign:
         known = task_named("distill")
-        return Campaign(load_config(CampaignConfig, Path("round.yaml")), known.task, program(known.module))
+        return Campaign(load_config(CampaignConfig, Path("round.yaml")), known, run_command(known))
 
     def batch(self) -> Batch:
         config = load_json(BatchConfig, Path("backend.json"))
@@ -88,7 +88,7 @@ class Round:
     def states(self) -> dict[str, str]:
         """Name of each cell -> its state."""
         campaign = self.campaign()
-        look(campaign, self.batch())
+        refresh_from_queue(campaign, self.batch())
         return {cell.name: cell.state for cell in campaign.cells}
 
     def command(self, *options: str) -> list[str]:

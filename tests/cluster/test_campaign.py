@@ -242,15 +242,15 @@ import labtrail.store.connection, labtrail.sweeps.tick
 from contextlib import nullcontext
 own, other = Path(sys.argv[1]), Path(sys.argv[2])
 LOCK
-look = labtrail.sweeps.tick.look
+look = labtrail.sweeps.tick.refresh_from_queue
 def looked(*arguments, **options):
-    found = look(*arguments, **options)
+    found = refresh_from_queue(*arguments, **options)
     own.touch()
     deadline = time.monotonic() + 20
     while not other.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     return found
-labtrail.sweeps.tick.look = looked
+labtrail.sweeps.tick.refresh_from_queue = looked
 sys.argv = ["campaign", *sys.argv[3:]]
 import runpy
 runpy.run_module("projects.campaign", run_name="__main__")

@@ -9,13 +9,14 @@ from safetensors.numpy import load_file
 from labtrail import contract
 from labtrail.errors import DataError, LabtrailError, QueryError
 from labtrail.running.cli import run_tasks
-from projects.spoter.__main__ import TASKS
-from projects.spoter.attention import AttentionConfig, sources
 from projects.spoter.attention import resolve as resolve_attention
+from projects.spoter.attention import sources
 from projects.spoter.attention_file import AttentionFile
-from projects.spoter.interpret.study import AnalysisConfig, InterventionConfig, load_study
+from projects.spoter.config import AnalysisConfig, AttentionConfig, InterventionConfig
+from projects.spoter.interpret.study import load_study
 from projects.spoter.interpret.study import resolve as resolve_analysis
 from projects.spoter.subject import load_subject, network
+from projects.spoter.tasks import TASKS
 from tests.unit.spoter.study import CPU
 from tests.workspace import Workspace
 

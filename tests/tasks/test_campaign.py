@@ -1,13 +1,12 @@
 """Campaigns and studies as people start them: twice at once, killed half-way, and again."""
 
 import signal
-import subprocess
 
 import pandas as pd
 import psutil
 
 from labtrail import contract
-from tests.workspace import Workspace, assert_same_weights, wait_for_line
+from tests.workspace import Command, Workspace, assert_same_weights, wait_for_line
 
 ANY = ("FINISHED", "FAILED", "KILLED", "RUNNING")
 QUICK = """
@@ -102,7 +101,7 @@ def test_two_campaigns_at_once_one_killed_leave_every_cell_once(workspace: Works
     assert len(found.campaign("later").runs()) == len(found.campaign("round").runs()) == CELLS
 
 
-def _first_words(process: subprocess.Popen[str]) -> str:
+def _first_words(process: Command) -> str:
     assert process.stderr is not None
     return next(line for line in process.stderr if "started" in line or "waiting for it" in line)
 

@@ -11,7 +11,7 @@ import yaml
 
 from labtrail import contract
 from labtrail.running.cli import run_tasks
-from projects.spoter.__main__ import TASK as SPOTER
+from projects.spoter.tasks import TRAINING as SPOTER
 from tests.workspace import FIXTURES, Workspace
 
 METRICS = {

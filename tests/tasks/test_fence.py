@@ -45,8 +45,8 @@ def test_the_later_attempt_takes_over(workspace: Workspace) -> None:
 def test_tokens(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert not Fence("run", 1).contested
-    Fence("run", 1).raise_()
+    Fence("run", 1).activate()
     assert Fence("run", 2).contested
     assert not Fence("run", 1).contested
-    Fence("run").raise_()
+    Fence("run").activate()
     Fence("run").check()

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
 
-from labtrail.config import TaskConfig
-from labtrail.running.checkpoint import Checkpoint
+from labtrail.config import Config
+from labtrail.record import Record
 from labtrail.running.cli import run_tasks
-from labtrail.running.record import Record
+from labtrail.running.run import Run
 from labtrail.running.task import Task
 
 
-class ToyConfig(TaskConfig):
+class ToyConfig(Config):
     """What goes wrong, where and when."""
 
     epochs: int = 4
@@ -34,17 +33,17 @@ class ToyConfig(TaskConfig):
     """a file: the fault happens only while it does not exist, and creates it"""
 
 
-def toy(config: ToyConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:
+def toy(config: ToyConfig, run: Run) -> Generator[Record]:
     """A linear layer that learns nothing."""
     torch.manual_seed(config.seed)
     model = torch.nn.Linear(4, 4)
-    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    progress = checkpoint.restore(model, optimizer)
+    model, optimizer = run.accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    progress = run.restore(model, optimizer)
     for epoch in range(progress.epoch, config.epochs):
-        if epoch == config.epoch and accelerator.process_index == config.rank:
+        if epoch == config.epoch and run.accelerator.process_index == config.rank:
             _fail(config)
         loss = model(torch.ones(2, 4)).square().mean()
-        accelerator.backward(loss)
+        run.accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         time.sleep(config.pause)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from labtrail.config import Section, TaskConfig, describe, fingerprint, flatten, load_config, to_yaml
+from labtrail.config import Config, Section, describe, fingerprint, flatten, load_config, to_yaml
 from labtrail.errors import ConfigError
 
 
@@ -22,7 +22,7 @@ class Loss(Section):
     """which loss"""
 
 
-class Config(TaskConfig):
+class SampleConfig(Config):
     """A config."""
 
     loss: Loss = Loss()
@@ -36,10 +36,10 @@ class Config(TaskConfig):
     """a name"""
 
 
-def load(tmp_path: Path, text: str, *overrides: tuple[str, str]) -> Config:
+def load(tmp_path: Path, text: str, *overrides: tuple[str, str]) -> SampleConfig:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    return load_config(Config, path, overrides)
+    return load_config(SampleConfig, path, overrides)
 
 
 def problems(tmp_path: Path, text: str, *overrides: tuple[str, str]) -> list[str]:
@@ -102,7 +102,7 @@ def test_each_problem_is_one_line(
 def test_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "digits.yaml").touch()
     with pytest.raises(ConfigError, match=r"no such config file \(did you mean '.*digits.yaml'\?\)"):
-        load_config(Config, tmp_path / "digit.yaml")
+        load_config(SampleConfig, tmp_path / "digit.yaml")
 
 
 def test_yaml_never_builds_objects(tmp_path: Path) -> None:
@@ -112,25 +112,25 @@ def test_yaml_never_builds_objects(tmp_path: Path) -> None:
 def test_flatten_describe_and_round_trip(tmp_path: Path) -> None:
     config = load(tmp_path, "loss: {alpha: 0.25}")
     assert flatten(config)["loss.alpha"] == 0.25
-    assert [key for key, _, _ in describe(Config)] == list(flatten(config))
-    assert ("loss.alpha", "0.5", "share of the extra loss") in list(describe(Config))
-    assert all(text for _, _, text in describe(Config))
+    assert [key for key, _, _ in describe(SampleConfig)] == list(flatten(config))
+    assert ("loss.alpha", "0.5", "share of the extra loss") in list(describe(SampleConfig))
+    assert all(text for _, _, text in describe(SampleConfig))
     assert load(tmp_path, to_yaml(config)) == config
 
 
 @given(st.floats(0, 1), st.integers(1, 10**6), st.text(max_size=20))
 def test_any_config_survives_yaml(alpha: float, epochs: int, name: str) -> None:
-    config = Config(loss=Loss(alpha=alpha), epochs=epochs, name=name)
-    assert Config.model_validate(yaml.safe_load(to_yaml(config))) == config
+    config = SampleConfig(loss=Loss(alpha=alpha), epochs=epochs, name=name)
+    assert SampleConfig.model_validate(yaml.safe_load(to_yaml(config))) == config
 
 
 def test_fingerprint_changes_with_every_part() -> None:
-    base = fingerprint("task", Config(), ["digest"], 1)
+    base = fingerprint("task", SampleConfig(), ["digest"], 1)
     others = [
-        fingerprint("other", Config(), ["digest"], 1),
-        fingerprint("task", Config(epochs=4), ["digest"], 1),
-        fingerprint("task", Config(), ["other"], 1),
-        fingerprint("task", Config(), ["digest"], 2),
+        fingerprint("other", SampleConfig(), ["digest"], 1),
+        fingerprint("task", SampleConfig(epochs=4), ["digest"], 1),
+        fingerprint("task", SampleConfig(), ["other"], 1),
+        fingerprint("task", SampleConfig(), ["digest"], 2),
     ]
     assert len({base, *others}) == 5
-    assert base == fingerprint("task", Config(), ["digest"], 1)
+    assert base == fingerprint("task", SampleConfig(), ["digest"], 1)

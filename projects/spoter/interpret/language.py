@@ -13,10 +13,7 @@ import pandas as pd
 import torch
 from scipy.stats import false_discovery_control, ks_2samp
 
-from labtrail.config import fingerprint
-from labtrail.errors import DataError
-from labtrail.files import sha256_of
-from labtrail.running.record import DataSource
+import labtrail as lt
 from labtrail.statistics import cka_test, dissimilarities, entropy, rdm_correlation, rsa_test
 
 _HALVES = 50
@@ -89,7 +86,7 @@ class Bert(NamedTuple):
     tokenizer: Any
 
 
-def model_source(folder: Path) -> DataSource:
+def model_source(folder: Path) -> lt.DataSource:
     """How a run names a language model's folder: its weights and config by their digest.
 
     Raises:
@@ -100,9 +97,9 @@ def model_source(folder: Path) -> DataSource:
     tokenizer = sorted(path for name in _TOKENIZER_FILES for path in folder.glob(name))
     vocabulary = [path for path in tokenizer if path.name in _VOCABULARIES]
     if not (config.is_file() and weights and vocabulary):
-        raise DataError(f"{folder}: no language model with its tokenizer here; mbert names a folder with {_FOLDER}")
-    digest = fingerprint([(path.name, sha256_of(path)) for path in (config, *weights, *tokenizer)])
-    return DataSource(folder.name, "language model", str(folder), digest)
+        raise lt.DataError(f"{folder}: no language model with its tokenizer here; mbert names a folder with {_FOLDER}")
+    digest = lt.fingerprint([(path.name, lt.sha256_of(path)) for path in (config, *weights, *tokenizer)])
+    return lt.DataSource(folder.name, "language model", str(folder), digest)
 
 
 def load_bert(folder: Path, random_weights: bool) -> Bert:
@@ -122,14 +119,14 @@ def load_bert(folder: Path, random_weights: bool) -> Bert:
     # A damaged file of another library's format may raise anything; its own words are passed on.
     except Exception as error:
         text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise DataError(
+        raise lt.DataError(
             f"{folder}: not a readable language model: {text}; mbert names a folder with {_FOLDER}"
         ) from error
     # Weights that are not in the file would be drawn at random, and their numbers look like any others.
     absent = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
     absent += sorted(str(name) for name in loading["mismatched_keys"])
     if absent:
-        raise DataError(
+        raise lt.DataError(
             f"{folder}: the weights do not belong to config.json: {len(absent)} tensors are missing, the first is "
             f"{absent[0]}; fetch the model again"
         )
@@ -155,7 +152,9 @@ def gloss_outputs(bert: Bert, glosses: Sequence[str]) -> dict[str, np.ndarray]:
     """
     pieces = [bert.tokenizer(gloss, add_special_tokens=False)["input_ids"] for gloss in glosses]
     if all(piece in ([], [bert.tokenizer.unk_token_id]) for piece in pieces):
-        raise DataError(f"{bert.name}: the tokenizer knows none of the {len(glosses)} glosses; is it this model's own?")
+        raise lt.DataError(
+            f"{bert.name}: the tokenizer knows none of the {len(glosses)} glosses; is it this model's own?"
+        )
     rows: list[list[np.ndarray]] = []
     for gloss in glosses:
         encoded = bert.tokenizer(gloss, return_tensors="pt", return_special_tokens_mask=True)

@@ -4,19 +4,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
+import labtrail as lt
 from labtrail import contract
-from labtrail.config import Integers, Section, TaskConfig, load_config
-from labtrail.errors import DataError, QueryError
 from projects.spoter import attention
-from projects.spoter.attention import AttentionConfig
 from projects.spoter.attention_file import AttentionFile
 from projects.spoter.batches import Inputs, to_inputs
+from projects.spoter.config import AnalysisConfig, AttentionConfig
 from projects.spoter.data import Split, Splits, load_splits
 from projects.spoter.glosses import load_glosses
 from projects.spoter.interpret.heads import long_enough
@@ -24,73 +21,6 @@ from projects.spoter.interpret.language import Bert, load_bert
 from projects.spoter.subject import Subject, load_subject, network, split_of
 
 _log = logging.getLogger("labtrail")
-
-
-class StatisticsConfig(Section):
-    """Intervals and nulls."""
-
-    resamples: int = Field(default=2000, ge=100)
-    """bootstrap samples of the clips"""
-    permutations: int = Field(default=500, ge=20)
-    """permutations of each test; the smallest p-value is 1 / (permutations + 1)"""
-
-
-class InterventionConfig(Section):
-    """What is taken away, and at which epochs."""
-
-    epochs: Integers = ()
-    """epochs at which heads, frames and joints are taken away; empty: the last one"""
-    steps: int = Field(default=32, ge=2)
-    """steps of integrated gradients"""
-    random_orders: int = Field(default=10, ge=1)
-    """random orders that deletion is averaged over"""
-    random_groups: int = Field(default=5, ge=1)
-    """random groups of joints of the same size, the null of occlusion"""
-
-
-class CasesConfig(Section):
-    """Signs that get a page of their own; chosen by this rule and nothing that is known afterwards."""
-
-    count: int = Field(default=8, ge=0)
-    """number of signs"""
-    rule: Literal["evenly_spaced"] = "evenly_spaced"
-    """evenly_spaced: classes at even distances in the order of their numbers, the first clip of each"""
-
-
-class LanguageConfig(Section):
-    """The comparison with a language model; ``mbert`` names its folder."""
-
-    glosses: Path | None = None
-    """list of lines 'label<TAB>gloss', for data without a gloss column"""
-    random_weights: bool = False
-    """the weights in that folder are random: every row is labelled a null"""
-
-
-class ViewerConfig(Section):
-    """The page to look into."""
-
-    clips: int = Field(default=20, ge=1)
-    """clips on the page, chosen as the case studies are"""
-    megabytes: float = Field(default=9.5, gt=4)
-    """largest size of the page; queries of long clips are thinned out to keep it"""
-
-
-class AnalysisConfig(TaskConfig):
-    """What is analysed, and how much of it."""
-
-    run: str = contract.LATEST
-    """finished spoter-attention run (or the training it was extracted from): id, 'latest', or an MLflow filter"""
-    epochs: Integers = ()
-    """epochs of the extraction that are analysed; empty: all"""
-    max_frames: int = Field(default=1024, ge=1)
-    """frames that are computed at once"""
-    mbert: Path | None = None
-    """folder of a multilingual BERT with its tokenizer; empty: the comparison is not run"""
-    statistics: StatisticsConfig = StatisticsConfig()
-    intervention: InterventionConfig = InterventionConfig()
-    cases: CasesConfig = CasesConfig()
-    language: LanguageConfig = LanguageConfig()
-    viewer: ViewerConfig = ViewerConfig()
 
 
 @dataclass(frozen=True)
@@ -146,25 +76,21 @@ def find_extraction(wanted: str) -> str:
     Raises:
         QueryError: there is none, or several of one training.
     """
-    from labtrail.query.find import find_run
-
     try:
-        return find_run(wanted, attention.NAME)["run_id"]
-    except QueryError as error:
+        return lt.find_run(wanted, "spoter-attention")["run_id"]
+    except lt.QueryError as error:
         try:
-            return find_run(f"tags.`{contract.READS}` = '{wanted}'", attention.NAME)["run_id"]
-        except QueryError as other:
+            return lt.find_run(f"tags.`{contract.READS}` = '{wanted}'", "spoter-attention")["run_id"]
+        except lt.QueryError as other:
             if "finished runs of task" in str(other):
                 raise other from None
             hint = "extract it first: mlflow run . -e spoter-attention -P run=TRAINING_RUN_ID"
-            raise QueryError(f"{error}; {hint}") from None
+            raise lt.QueryError(f"{error}; {hint}") from None
 
 
 def extraction_config(run_id: str) -> AttentionConfig:
     """What an extraction ran with."""
-    from labtrail.query.find import artifact
-
-    return load_config(AttentionConfig, artifact(run_id, contract.CONFIG_FILE))
+    return lt.load_config(AttentionConfig, lt.artifact(run_id, contract.CONFIG_FILE))
 
 
 def resolve(config: AnalysisConfig) -> AnalysisConfig:
@@ -180,7 +106,7 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
     for key, epochs, valid in (("epochs", chosen, known), ("intervention.epochs", intervention, chosen)):
         if missing := sorted(set(epochs) - set(valid)):
             listed = ", ".join(map(str, valid))
-            raise QueryError(f"{key}: epoch {missing[0]} was not extracted by run {run_id}; it has {listed}")
+            raise lt.QueryError(f"{key}: epoch {missing[0]} was not extracted by run {run_id}; it has {listed}")
     update = {"run": run_id, "epochs": chosen}
     update["intervention"] = config.intervention.model_copy(update={"epochs": intervention})
     return config.model_copy(update=update)
@@ -193,22 +119,20 @@ def load_study(config: AnalysisConfig, device: torch.device) -> Study:
         DataError: an attention file is damaged, or of other data than the training's files now hold; no language
             model where one is named, or no glosses to compare it with.
     """
-    from labtrail.query.find import artifact
-
     extraction = extraction_config(config.run)
     subject = load_subject(extraction.run)
     splits = load_splits(subject.config.data)
     split = split_of(splits, extraction.split)
-    files = {epoch: AttentionFile(artifact(config.run, attention.file_name(epoch))) for epoch in config.epochs}
+    files = {epoch: AttentionFile(lt.artifact(config.run, attention.file_name(epoch))) for epoch in config.epochs}
     for file in files.values():
         if file.facts["data_sha256"] != split.clips.digest:
-            raise DataError(
+            raise lt.DataError(
                 f"{file.path}: made from other data than {split.clips.path} now holds; put that data back, "
                 "or extract the attention again"
             )
     clips = long_enough(split.clips.lengths)
     if not len(clips):
-        raise DataError(f"{split.clips.path}: every clip has one frame only, which leaves attention no choice")
+        raise lt.DataError(f"{split.clips.path}: every clip has one frame only, which leaves attention no choice")
     if len(clips) < len(split.clips):
         left_out = np.setdiff1d(np.arange(len(split.clips)), clips).tolist()
         _log.warning(
@@ -222,7 +146,7 @@ def load_study(config: AnalysisConfig, device: torch.device) -> Study:
     inputs = to_inputs(split.clips.frames, split.clips.lengths, split.labels, device)
     whole = all(gloss is not None for gloss in glosses)
     if config.mbert is not None and not whole:
-        raise DataError(
+        raise lt.DataError(
             f"mbert: nothing to compare {config.mbert} with: the data of run {subject.run_id} have no glosses; name a "
             "list of lines 'label<TAB>gloss' with language.glosses, or leave mbert out"
         )

@@ -2,6 +2,8 @@
 
 A job script ends with it, so that no shell ever reads an argument, and the signals that the scheduler sends to the
 script reach the task itself.
+
+Why: docs/decisions/016-job-scripts-exec.md
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The schedulers that are known, by name, and a scheduler as the place where processes run."""
+"""A batch scheduler as the place where processes run."""
 
 import logging
 from dataclasses import dataclass
@@ -7,27 +7,15 @@ from pathlib import Path
 from labtrail import contract
 from labtrail.config import load_json
 from labtrail.errors import ConfigError
-from labtrail.jobs.pbs import Pbs
+from labtrail.jobs.backends import LOCAL, NAMES, queue_named
 from labtrail.jobs.queue import Queue, QueueError
 from labtrail.jobs.scheduler import Job
 from labtrail.jobs.script import BatchConfig, check, write_script
-from labtrail.jobs.slurm import Slurm
-from labtrail.store import connection, locks
+from labtrail.store import connection, lab
 
 _log = logging.getLogger("labtrail")
 
-NAMES = ("slurm", "pbs")
 _UNKNOWN_STATUS = 1
-
-
-def queue_named(name: str, timeout_s: float) -> Queue:
-    """``slurm`` or ``pbs``.
-
-    Args:
-        name: of the scheduler.
-        timeout_s: silence of its commands after which nothing is known.
-    """
-    return {"slurm": Slurm, "pbs": Pbs}[name](timeout_s)
 
 
 @dataclass(frozen=True)
@@ -52,7 +40,7 @@ class Batch:
 
     def script(self, job: Job) -> Path:
         """Writes a job's script; it runs in this working folder."""
-        return write_script(job, locks.working_folder(), self.config, self.queue, locks.state_folder())
+        return write_script(job, lab.working_folder(), self.config, self.queue, lab.state_folder())
 
 
 def batch_named(backend: str, path: Path | None) -> Batch | None:
@@ -61,7 +49,7 @@ def batch_named(backend: str, path: Path | None) -> Batch | None:
     Raises:
         ConfigError: one of them without the other, or a config that is not valid.
     """
-    if backend == "local":
+    if backend == LOCAL:
         if path is not None:
             raise ConfigError([f"--backend-config {path}: name the scheduler with --backend ({', '.join(NAMES)})"])
         return None

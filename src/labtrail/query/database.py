@@ -2,6 +2,8 @@
 
 Gives what the public calls give, and much faster for many runs. It is used only with the versions of the database's
 schema that it was tested with; ``tests/unit/test_readers.py`` compares both ways frame by frame.
+
+Why: docs/decisions/031-public-calls-are-the-reference.md
 """
 
 import logging

@@ -2,8 +2,9 @@
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -11,10 +12,12 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from labtrail import contract
+from labtrail.config import ConfigT, load_config
 from labtrail.errors import QueryError
-from labtrail.files import remove
+from labtrail.files import remove, sha256_of
 from labtrail.query.query import found_of
-from labtrail.store import connection, locks, ui_links
+from labtrail.record import DataSource
+from labtrail.store import connection, lab, ui_links
 
 _SHOWN = 5
 
@@ -173,11 +176,45 @@ def artifact(run_id: str, name: str, client: MlflowClient | None = None) -> Path
     root = connection.local_path(str(client.get_run(run_id).info.artifact_uri))
     if root is not None:
         return root / name
-    copy = locks.state_folder() / "artifacts" / run_id / name
+    copy = lab.state_folder() / "artifacts" / run_id / name
     if not copy.exists():
-        arriving = locks.state_folder() / "arriving" / uuid.uuid4().hex
+        arriving = lab.state_folder() / "arriving" / uuid.uuid4().hex
         arriving.mkdir(parents=True)
         copy.parent.mkdir(parents=True, exist_ok=True)
         Path(client.download_artifacts(run_id, name, str(arriving))).replace(copy)
         remove(arriving)
     return copy
+
+
+def run_config(run_id: str, cls: type[ConfigT]) -> ConfigT:
+    """What a run ran with, from its artifact ``config.yaml``.
+
+    Args:
+        run_id: of a run of the task.
+        cls: config class of the task.
+
+    Raises:
+        QueryError: the run keeps no config.
+        ConfigError: it is no config of this class.
+    """
+    return load_config(cls, artifact(run_id, contract.CONFIG_FILE))
+
+
+def artifact_source(
+    run_id: str, name: str, context: str, label: str = "", profile: Mapping[str, Any] | None = None, digest: str = ""
+) -> DataSource:
+    """An artifact of a run as data that another run reads.
+
+    Args:
+        run_id: whose artifact it is.
+        name: of the artifact.
+        context: its part in the run that reads it.
+        label: what people call it; empty: the name of its file.
+        profile: counts worth seeing beside the label.
+        digest: sha-256 of its content where that is known; empty: it is computed.
+
+    Raises:
+        QueryError: there is no such artifact.
+    """
+    digest = digest or sha256_of(artifact(run_id, name))
+    return DataSource(label or Path(name).name, context, f"runs:/{run_id}/{name}", digest, profile or {}, run_id)

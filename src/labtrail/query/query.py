@@ -1,4 +1,7 @@
-"""Query: the one reader of MLflow. Runs become tidy frames, and what was left out is said."""
+"""Query: the one reader of MLflow. Runs become tidy frames, and what was left out is said.
+
+Why: docs/decisions/032-unknown-metrics-are-errors.md
+"""
 
 import difflib
 import io
@@ -27,7 +30,7 @@ from labtrail.query.selection import (
     positions,
     tidy,
 )
-from labtrail.store import connection, locks, ui_links
+from labtrail.store import connection, lab, ui_links
 
 _POINTS = ("run_id", "metric", "step", "timestamp", "value")
 # From so many runs on, reading them one by one takes long enough to show how far it is.
@@ -241,7 +244,7 @@ def read_points(client: MlflowClient, runs: Sequence[Found], metrics: Sequence[s
 
 def _rows_of(client: MlflowClient, run: Found, metrics: Sequence[str]) -> list[Any]:
     """The points of one run; those of an ended one come from this folder's cache, where they were asked for before."""
-    path = locks.state_folder() / "cache" / "history" / f"{run.run_id}-{run.ended}.parquet"
+    path = lab.state_folder() / "cache" / "history" / f"{run.run_id}-{run.ended}.parquet"
     ended = run.status not in contract.OPEN and run.ended is not None
     known = pd.read_parquet(path) if ended and path.exists() else pd.DataFrame(columns=list(_POINTS))
     wanted = {name for name in metrics if name in run.metrics}

@@ -1,4 +1,7 @@
-"""Which way is up: what makes one run better than another, as told by the runs themselves or by a metric's name."""
+"""Which way is up: what makes one run better than another, as told by the runs themselves or by a metric's name.
+
+Why: docs/decisions/034-runs-name-their-score.md
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -28,7 +31,7 @@ class Direction(NamedTuple):
         return "larger is better" if self.larger else "smaller is better"
 
 
-def told(tags: Iterable[object]) -> Direction | None:
+def score_from_tags(tags: Iterable[object]) -> Direction | None:
     """The score that runs name in their tag ``labtrail.score`` (``maximize validation/accuracy``), if they agree."""
     found = {tag for tag in tags if isinstance(tag, str)}
     if len(found) != 1:

@@ -1,4 +1,7 @@
-"""Which runs are meant, and what a store tells of each, whichever way it is read."""
+"""Which runs are meant, and what a store tells of each, whichever way it is read.
+
+Why: docs/decisions/038-archived-not-gone.md
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,7 @@
-"""Closing a round: its results in a folder, its runs marked, and, if wanted, a copy that can be brought back."""
+"""Closing a round: its results in a folder, its runs marked, and, if wanted, a copy that can be brought back.
+
+Why: docs/decisions/035-an-export-is-a-store.md
+"""
 
 import json
 import lzma
@@ -20,7 +23,7 @@ from labtrail.query.selection import Found
 from labtrail.report.build import build
 from labtrail.report.config import ReportConfig
 from labtrail.report.markdown import markdown
-from labtrail.running.run_status import annotate
+from labtrail.running.run_status import set_tags
 from labtrail.store import connection, locks, relocate
 from labtrail.store.sync import Counts, sync
 
@@ -83,7 +86,7 @@ def archive(campaign: str, root: Path, export: Path | None = None) -> Archived:
         _write(folder, campaign, runs, export)
     marked = [run for run in runs if contract.ARCHIVED not in run.tags]
     for run in marked:
-        annotate(run.run_id, {contract.ARCHIVED: f"{datetime.now(UTC):%Y-%m-%d}"})
+        set_tags(run.run_id, {contract.ARCHIVED: f"{datetime.now(UTC):%Y-%m-%d}"})
     return Archived(folder, len(marked), export)
 
 

@@ -1,4 +1,7 @@
-"""A whole report: its page, figures and tables."""
+"""A whole report: its page, figures and tables.
+
+Why: docs/decisions/037-nobody-against-the-winner.md
+"""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from labtrail.config import TaskConfig, Text, Words
+from labtrail.config import Config, Text, Words
 
 
-class ReportConfig(TaskConfig):
+class ReportConfig(Config):
     """Which runs are reported, and how they are grouped."""
 
     campaign: Text = ""

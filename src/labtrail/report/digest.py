@@ -110,7 +110,7 @@ def _best(runs: pd.DataFrame, metrics: Sequence[str], since: datetime) -> Table:
     rows = []
     for (task, data), part in grouped(own, [contract.TASK, "data"]):
         known = [name for name in metrics if part[name].notna().any()]
-        score = scores.told(part.get(contract.SCORE, ()))
+        score = scores.score_from_tags(part.get(contract.SCORE, ()))
         names = scores.headline(known, score)
         # What is no result of a test or score can neither grow better nor worse.
         if not names or not names[0].startswith(("test/", f"{contract.BEST_PREFIX}/")):

@@ -1,4 +1,7 @@
-"""From the store to frames: the runs of a report, their groups, their curves and what did not finish."""
+"""From the store to frames: the runs of a report, their groups, their curves and what did not finish.
+
+Why: docs/decisions/033-what-makes-no-group.md
+"""
 
 import re
 from collections.abc import Sequence
@@ -112,7 +115,7 @@ def gather(config: ReportConfig) -> Gathered:
     if finished.empty:
         counts = ", ".join(f"{count} {status.lower()}" for status, count in everything["status"].value_counts().items())
         raise QueryError(f"none of {len(everything)} runs has finished ({counts}); a report needs one that has")
-    score = scores.told(finished.get(contract.SCORE, ()))
+    score = scores.score_from_tags(finished.get(contract.SCORE, ()))
     known = [name for name in query.metrics() if name in finished and finished[name].notna().any()]
     ranking = _ranking(config, known, score)
     keys = _keys(config, finished)

@@ -8,6 +8,8 @@ moment leaves ``last`` or ``previous`` whole.
     checkpoints/previous/     the one before, in case ``last`` is found damaged
     checkpoints/best.pt       portable: {epoch, model_state_dict, optimizer_state_dict, metrics, config, versions}
     checkpoints/epoch_010.pt  the same at a milestone
+
+Why: docs/decisions/003-state-written-by-us.md
 """
 
 import json
@@ -15,10 +17,9 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -33,7 +34,7 @@ from labtrail import __version__
 from labtrail.contract import BEST_PREFIX
 from labtrail.errors import CheckpointError
 from labtrail.files import remove, sha256_of, sync_folder, sync_tree, write_atomically
-from labtrail.running.record import Progress, Record
+from labtrail.record import Progress, Record, Score
 from labtrail.running.seeding import generator_states, set_generator_states
 from labtrail.running.snapshot import Background, copied
 
@@ -43,20 +44,6 @@ _LAST, _PREVIOUS, _NEW = "last", "previous", "new"
 _STATE_FILE = "state.json"
 _MODEL_FILE, _OPTIMIZER_FILE = "model.safetensors", "optimizer.pt"
 _UPLOAD_EVERY_S = 300.0
-
-
-@dataclass(frozen=True)
-class Score:
-    """What makes an epoch the best: a metric of its record and a direction."""
-
-    metric: str
-    direction: Literal["maximize", "minimize"] = "maximize"
-
-    def beats(self, value: float, best: float | None) -> bool:
-        """Whether a value is strictly better than the best so far."""
-        if best is None:
-            return True
-        return value > best if self.direction == "maximize" else value < best
 
 
 class Checkpoint:
@@ -70,7 +57,6 @@ class Checkpoint:
         score: Score | None = None,
         config: Mapping[str, Any] | None = None,
         upload: Callable[[Path], None] | None = None,
-        run_id: str = "",
         permit: Callable[[], None] = lambda: None,
         attempt: str = "0",
     ) -> None:
@@ -81,12 +67,10 @@ class Checkpoint:
             score: decides which epoch is the best; None: no best is kept.
             config: stored in portable checkpoints.
             upload: called with each finished file or folder; None where ``folder`` is the artifact store.
-            run_id: of the run whose state this is, for tasks that start others on its behalf.
             attempt: a word that no other process at work on this run has; the same on all ranks.
             permit: called before anything is written or replaced; raises if this process may no longer write.
         """
         self.folder = folder
-        self.run_id = run_id
         self._permit = permit
         self._new = folder / f"{_NEW}-{attempt}"
         self._accelerator = accelerator
@@ -132,7 +116,7 @@ class Checkpoint:
         self._accelerator.wait_for_everyone()
         return self._progress
 
-    def judge(self, record: Record) -> dict[str, float]:
+    def note_best(self, record: Record) -> dict[str, float]:
         """The ``best/...`` metrics if this record beats all before it, else nothing; notes the best in Progress."""
         value = record.metrics.get(self._score.metric) if self._score else None
         if self._score is None or value is None or not self._score.beats(value, self._progress.best_score):

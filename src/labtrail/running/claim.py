@@ -1,7 +1,10 @@
-"""Whose work is this? The identity of a run, and the claim that keeps two processes from the same work."""
+"""Whose work is this? The claim that keeps two processes from the same work.
+
+Why: docs/decisions/001-continue-in-place.md
+     docs/decisions/002-identical-starts-wait.md
+"""
 
 import itertools
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,33 +12,11 @@ from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking.context import registry
-from pydantic import BaseModel
 
 from labtrail import contract
 from labtrail.errors import ClaimError
-from labtrail.running.record import DataSource
+from labtrail.running.identity import Identity
 from labtrail.store import connection, locks
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a run is of.
-
-    Attributes:
-        task: name of the task and of its experiment.
-        name: a short, telling run name.
-        key: fingerprint of task, config, data and number of processes.
-        config: the frozen config.
-        sources: the data sets it reads.
-        tags: what else is worth knowing (device, versions).
-    """
-
-    task: str
-    name: str
-    key: str
-    config: BaseModel
-    sources: Sequence[DataSource]
-    tags: Mapping[str, str]
 
 
 @dataclass(frozen=True)

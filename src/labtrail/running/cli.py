@@ -1,4 +1,4 @@
-"""The command line of each task: ``python -m projects.<task>``."""
+"""The command line of each task: ``labtrail run TASK``, and ``python -m`` of the module that holds it."""
 
 import logging
 import os
@@ -9,13 +9,46 @@ from typing import Any
 
 import click
 
+from labtrail import contract
 from labtrail.config import describe, load_config, to_yaml
 from labtrail.errors import ConfigError, LabtrailError
-from labtrail.running.launch import end_with_parent, is_worker, relaunch
+from labtrail.running.processes import end_with_parent, is_worker, relaunch
 from labtrail.running.signals import Interrupted, ignore_signals, stop_by_exception
 from labtrail.running.task import Task
+from labtrail.store import lab
 
-_FREE_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["-h", "--help"]}
+HELP = {"help_option_names": ["-h", "--help"]}
+FREE_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True, **HELP}
+
+
+class LabPath(click.Path):
+    """A path that is typed in the current folder, and read in the lab's."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path as seen from the lab's folder; a default is written that way already."""
+        del ctx
+        path, folder = Path(os.fspath(value)), lab.working_folder()
+        typed = param is None or value != param.default
+        return Path(os.path.relpath(path.absolute(), folder)) if typed and not path.is_absolute() else path
+
+
+class LabCommand(click.Command):
+    """A command that runs in the lab's folder, wherever below it it is started."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Enters the lab once the paths that were typed have been read."""
+        lab.enter()
+        return super().invoke(ctx)
+
+
+def switch(name: str, text: str, **further: Any) -> Any:
+    """An option that is a switch, and takes ``true`` from ``mlflow run -P``."""
+    return click.option(
+        name, type=bool, is_flag=False, flag_value=True, default=False, metavar="[true]", help=text, **further
+    )
 
 
 def run_tasks(tasks: Sequence[Task[Any]], module: str, arguments: Sequence[str] | None = None) -> None:
@@ -29,20 +62,29 @@ def run_tasks(tasks: Sequence[Task[Any]], module: str, arguments: Sequence[str] 
     words = list(sys.argv[1:] if arguments is None else arguments)
     named = {task.name.removeprefix(f"{tasks[0].name}-"): task for task in tasks[1:]}
     if words and words[0] in named:
-        _run_task(named[words[0]], module, words[0], words[1:])
+        command_line(task_command(named[words[0]], module, words[0]), words[1:])
     else:
-        _run_task(tasks[0], module, "", words, tuple(named))
+        command_line(task_command(tasks[0], module, others=tuple(named)), words)
 
 
-def _run_task(task: Task[Any], module: str, word: str, arguments: list[str], others: Sequence[str] = ()) -> None:
+def task_command(task: Task[Any], module: str, word: str = "", others: Sequence[str] = ()) -> click.Command:
+    """The command that runs a task.
+
+    Args:
+        task: what is run.
+        module: how Python finds this command again, to start more processes of it.
+        word: what stands between the module and the options.
+        others: words of further tasks of the project, for the help.
+    """
     epilog = _keys_help(task)
     if others:
         epilog = f"Other tasks of this project: python -m {module} {{{'|'.join(others)}}}\n\n{epilog}"
 
-    @click.command(name=f"python -m {module} {word}".strip(), context_settings=_FREE_ARGUMENTS, epilog=epilog)
-    @click.option("--config", "path", type=Path, default=task.default, show_default=True, help="YAML file of values.")
-    @click.option("--again", type=bool, is_flag=False, flag_value=True, default=False, metavar="[true]",
-                  help="Run anew although a run of this config and data has finished.")  # fmt: skip
+    @click.command(cls=LabCommand, name=f"python -m {module} {word}".strip(), context_settings=FREE_ARGUMENTS,
+                   epilog=epilog)  # fmt: skip
+    @click.option("--config", "path", type=LabPath(), default=task.default, show_default=True,
+                  help="YAML file of values.")  # fmt: skip
+    @switch("--again", "Run again although a run of this config and data has finished.")
     @click.option("--processes", type=click.IntRange(1), help="Processes on this machine; started here if needed.")
     @click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, metavar="SECONDS",
                   help="Silence after which a process that does not answer the others counts as lost.")  # fmt: skip
@@ -52,26 +94,26 @@ def _run_task(task: Task[Any], module: str, word: str, arguments: list[str], oth
     @click.pass_context
     def command(
         context: click.Context,
-        path: Path,
+        path: Path | None,
         again: bool,
         processes: int | None,
         timeout: float,
         register: str,
         print_config: bool,
     ) -> int:
-        # Loading MLflow takes seconds: a typo is answered, and a config printed, before that.
+        # Loading torch and MLflow takes seconds: a typo is answered, and a config printed, before that.
         config = load_config(task.config, path, overrides_of(context.args))
         if print_config:
             click.echo(to_yaml(config), nl=False)
-            return 0
+            return contract.DONE
         if processes is not None and processes > 1 and not is_worker() and not _under_launcher():
-            relaunch(module, [*([word] if word else []), *arguments], processes)
+            relaunch(module, sys.argv[1:], processes)
         from labtrail.running.execute import Options, execute
 
         return execute(task, config, Options(again, processes, timeout, register))
 
     command.help = f"Runs the task {task.name}; its results go to the MLflow experiment {task.experiment_name!r}."
-    command_line(command, arguments)
+    return command
 
 
 def command_line(command: click.Command, arguments: Sequence[str] | None = None) -> None:
@@ -95,27 +137,37 @@ def _start() -> None:
 def _guarded(command: click.Command, arguments: Sequence[str] | None) -> int:
     """Runs a click command; errors that a user can mend become lines on standard error."""
     try:
-        return command.main(args=arguments, standalone_mode=False) or 0
+        status = command.main(args=arguments, standalone_mode=False) or contract.DONE
     except click.ClickException as error:
         return _refused(error.format_message(), error.exit_code)
     except Interrupted as interruption:
         ignore_signals()
         if "MLFLOW_RUN_ID" in os.environ:
-            from labtrail.running.run_status import abandon
+            from labtrail.running.run_status import mark_abandoned
 
-            abandon(str(interruption))
+            mark_abandoned(str(interruption))
         return interruption.exit_status
     except LabtrailError as error:
         return _refused(str(error), error.exit_status)
+    _note_status(status)
+    return status
+
+
+def _note_status(status: int) -> None:
+    """Leaves a failure's exit status where ``mlflow run`` does not overwrite it."""
+    if status != contract.DONE and "MLFLOW_RUN_ID" in os.environ:
+        from labtrail.running.run_status import note_exit_status
+
+        note_exit_status(status)
 
 
 def _refused(message: str, status: int) -> int:
     for line in message.splitlines():
         click.echo(f"error: {line}", err=True)
     if "MLFLOW_RUN_ID" in os.environ:
-        from labtrail.running.run_status import refuse
+        from labtrail.running.run_status import mark_refused
 
-        refuse(message)
+        mark_refused(message, status)
     return status
 
 

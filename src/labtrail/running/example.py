@@ -1,9 +1,10 @@
 """Example: what one training step of a task consists of, for tools that look into steps."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Example(NamedTuple):
@@ -15,6 +16,6 @@ class Example(NamedTuple):
         loss: (model, batch) to the mean loss, 0-d.
     """
 
-    model: nn.Module
+    model: "nn.Module"
     batch: Any
-    loss: Callable[[nn.Module, Any], Tensor]
+    loss: "Callable[[nn.Module, Any], Tensor]"

@@ -4,13 +4,15 @@ A node that is taken for lost may still compute, and locks do not always reach i
 carries a number, its token, and leaves a file of that name when it begins. Whether there is a higher one is looked at
 before every write of a checkpoint or a metric. Between look and rename there are microseconds, which only a file
 system that knows tokens could close.
+
+Why: docs/decisions/015-fence-files.md
 """
 
 import os
 
 from labtrail import contract
 from labtrail.errors import Superseded
-from labtrail.store import locks
+from labtrail.store import lab
 
 
 class Fence:
@@ -23,7 +25,7 @@ class Fence:
             token: of this attempt; None: the one that this job was given for this run, or that of the last attempt.
         """
         self._run_id = run_id
-        self._folder = locks.state_folder() / "fences" / run_id
+        self._folder = lab.state_folder() / "fences" / run_id
         given = os.environ.get(contract.TOKEN_VARIABLE, "") if os.environ.get("MLFLOW_RUN_ID") == run_id else ""
         self._token = token if token is not None else int(given) if given.isdigit() else self._highest()
 
@@ -37,7 +39,7 @@ class Fence:
         """Whether this attempt comes after one that has begun, which may still be alive somewhere."""
         return self._token > self._highest() > 0
 
-    def raise_(self) -> None:
+    def activate(self) -> None:
         """Begins this attempt; every earlier one finds itself shut out. Nothing lowers the fence again.
 
         Raises:

@@ -1,11 +1,13 @@
-"""What was asked of the machine: device, precision, number of processes."""
+"""What was asked of the machine: device, precision, number of processes.
+
+Why: docs/decisions/006-keep-freed-memory.md
+     docs/decisions/046-accelerate-cpu-by-default.md
+"""
 
 import ctypes
 import itertools
 import os
-import signal
 import sys
-from collections.abc import Sequence
 from datetime import timedelta
 
 import psutil
@@ -13,10 +15,9 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 from labtrail.config import Compute
-from labtrail.contract import PARENT_PROCESS_VARIABLE
 from labtrail.errors import LaunchError
+from labtrail.running.processes import is_worker
 
-_PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES, _GLIBC_DEFAULT = 1 << 30, 128 << 10
 
@@ -86,11 +87,6 @@ def keep_freed_memory(keep: bool = True) -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES if keep else _GLIBC_DEFAULT)
 
 
-def is_worker() -> bool:
-    """Whether a launcher has started this process as one rank of several."""
-    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
 def _asked_of_launcher() -> int | None:
     """The number that ``accelerate launch`` was given; with --cpu it starts one process, whatever the number."""
     if is_worker():
@@ -103,29 +99,3 @@ def _asked_of_launcher() -> int | None:
         if option in ("--num_processes", "--num-processes") and value.isdigit():
             return int(value)
     return None
-
-
-def relaunch(module: str, arguments: Sequence[str], processes: int) -> None:
-    """Replaces this process by torchrun with that many workers of the same command on this machine."""
-    command = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", module, *arguments]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *command])  # noqa: S606 no shell is the point
-
-
-def end_with_parent() -> None:
-    """Asks the kernel for SIGTERM when the parent dies, so that no training outlives its launcher (Linux).
-
-    Only for processes that a launcher started (``mlflow run``, torchrun, a campaign): one started from a shell may
-    outlive it.
-    """
-    launched = is_worker() or "MLFLOW_RUN_ID" in os.environ or PARENT_PROCESS_VARIABLE in os.environ
-    if not sys.platform.startswith("linux") or not launched:
-        return
-    # A parent that died while this process was still importing is noticed by its number; a rank's is its launcher.
-    parent = os.getppid() if is_worker() else int(os.environ.get(PARENT_PROCESS_VARIABLE, os.getppid()))
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(128 + signal.SIGTERM)

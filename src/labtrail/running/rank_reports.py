@@ -36,7 +36,7 @@ class Verdict:
     reason: str
 
 
-class Peers:
+class RankReports:
     """The notes of all ranks of a launch, in a folder that all of them see."""
 
     def __init__(self, folder: Path, rank: int, world: int) -> None:
@@ -45,7 +45,7 @@ class Peers:
         self._world = world
         self._note({})
 
-    def leave(self, status: EndStatus, reason: str, *, consequence: bool = False) -> None:
+    def report_end(self, status: EndStatus, reason: str, *, consequence: bool = False) -> None:
         """Says how this rank ended.
 
         Args:
@@ -85,7 +85,7 @@ class Peers:
         reason = ended[rank]["reason"]
         return reason if self._world == 1 else f"rank {rank}: {reason}"
 
-    def in_charge(self) -> bool:
+    def closes_run(self) -> bool:
         """Whether this rank closes the run: the lowest that has not vanished."""
         return self._world == 1 or self._rank == min(set(range(self._world)) - self._vanished())
 

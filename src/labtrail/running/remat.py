@@ -1,4 +1,7 @@
-"""Training in less memory: loss and gradients of a batch by a planned step, the same to the bit as by autograd."""
+"""Training in less memory: loss and gradients of a batch by a planned step, the same to the bit as by autograd.
+
+Why: docs/decisions/029-notes-are-inputs.md
+"""
 
 import logging
 from collections import OrderedDict

@@ -11,7 +11,7 @@ from labtrail.running.writer import LONGEST_REASON
 from labtrail.store import connection, locks
 
 
-def refuse(reason: str) -> None:
+def mark_refused(reason: str, status: int = contract.REFUSED) -> None:
     """Leaves the reason on the run that ``mlflow run`` has created, before the process gives up."""
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id:
@@ -19,9 +19,17 @@ def refuse(reason: str) -> None:
         # Not on one that has begun: then it is another process's.
         if contract.ATTEMPTS not in client.get_run(run_id).data.tags:
             client.set_tag(run_id, contract.STATUS_REASON, f"REFUSED: {reason}"[:LONGEST_REASON])
+            client.set_tag(run_id, contract.EXIT_STATUS, str(status))
 
 
-def abandon(reason: str) -> None:
+def note_exit_status(status: int) -> None:
+    """Leaves the exit status of this process on the run that ``mlflow run`` has created, which turns it into 1."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id:
+        connection.current_store().set_tag(run_id, contract.EXIT_STATUS, str(status))
+
+
+def mark_abandoned(reason: str) -> None:
     """Closes the run that ``mlflow run`` has created, when this process is stopped before it has begun."""
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id:
@@ -31,7 +39,7 @@ def abandon(reason: str) -> None:
             client.set_terminated(run_id, "KILLED")
 
 
-def reserve(task: str, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
+def create_scheduled(task: str, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
     """Opens a run for work that a job will do later; its status is SCHEDULED until the job begins.
 
     Args:
@@ -50,12 +58,12 @@ def reserve(task: str, experiment_id: str, name: str, tags: Mapping[str, str]) -
     return run_id
 
 
-def annotate(run_id: str, tags: Mapping[str, str]) -> None:
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     """Sets tags of a run that this process does not write otherwise."""
     connection.current_store().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def give_up(run_id: str, reason: str) -> None:
+def mark_killed(run_id: str, reason: str) -> None:
     """Closes a run whose job is gone; it can be continued.
 
     A run that has ended is left alone.

@@ -1,4 +1,7 @@
-"""Copies of nested state in memory, and work that goes on behind the training."""
+"""Copies of nested state in memory, and work that goes on behind the training.
+
+Why: docs/decisions/004-daemon-thread-writes.md
+"""
 
 import threading
 from collections.abc import Callable

@@ -17,9 +17,9 @@ from labtrail import contract
 from labtrail.config import flatten, to_yaml
 from labtrail.errors import ClaimError, MetricError
 from labtrail.files import encode, remove, write_atomically
-from labtrail.running.claim import Identity
-from labtrail.running.record import DataSource, Record
-from labtrail.store import connection, locks
+from labtrail.record import DataSource, Record
+from labtrail.running.identity import Identity
+from labtrail.store import connection, lab, locks
 
 _METRICS_PER_CALL = 1000
 _LONGEST_DIGEST = 36
@@ -31,7 +31,7 @@ _INVENTED_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-class Run:
+class RunWriter:
     """One MLflow run, written by one process.
 
     Attributes:
@@ -45,7 +45,7 @@ class Run:
         self._client = client or connection.current_store()
         local = connection.local_path(str(self._client.get_run(run_id).info.artifact_uri))
         self._remote = local is None
-        self.folder = local or locks.state_folder() / "runs" / run_id
+        self.folder = local or lab.state_folder() / "runs" / run_id
         self._written: dict[str, dict[int, float]] = {}
         self._ended = False
 

@@ -1,4 +1,7 @@
-"""Counts the memory of a running step from outside: which storages are really there, by weak references."""
+"""Counts the memory of a running step from outside: which storages are really there, by weak references.
+
+Why: docs/decisions/025-allocator-markers.md
+"""
 
 from typing import Any
 

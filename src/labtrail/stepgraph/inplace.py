@@ -1,4 +1,7 @@
-"""Elementwise results written over an input that nobody needs any more: less memory for the same numbers and time."""
+"""Elementwise results written over an input that nobody needs any more: less memory for the same numbers and time.
+
+Why: docs/decisions/028-in-place-before-planning.md
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -1,6 +1,8 @@
 """A training step as integers: nodes in the order of execution, and the storages that they create, read and write.
 
 Nothing here knows torch, so analysis and search are plain functions of these tuples.
+
+Why: docs/decisions/022-step-as-integers.md
 """
 
 from collections.abc import Mapping, Sequence

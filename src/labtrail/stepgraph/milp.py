@@ -4,6 +4,8 @@ The program is a relaxation, so its optimum is a lower bound for every plan. It 
 what is kept; what recomputation holds before it is needed is written down for chosen nodes only, those at which a
 solution turns out to be too large, and only for activations near them. A solution that is below the target in the
 simulator is therefore optimal.
+
+Why: docs/decisions/026-plans-that-learn.md
 """
 
 from collections.abc import Collection, Iterable, Sequence

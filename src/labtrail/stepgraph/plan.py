@@ -1,4 +1,7 @@
-"""Which activations to compute again so that a peak stays below a target, what that costs, and what it must cost."""
+"""Which activations to compute again so that a peak stays below a target, what that costs, and what it must cost.
+
+Why: docs/decisions/026-plans-that-learn.md
+"""
 
 import time
 from collections.abc import Iterator, Sequence

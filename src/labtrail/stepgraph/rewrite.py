@@ -2,6 +2,8 @@
 
 What is computed again is the same to the bit: random numbers are drawn from a remembered state of their generator, what
 is changed in place is made anew in a place of its own, and batch norms do not update their running statistics twice.
+
+Why: docs/decisions/027-simulator-and-rewrite.md
 """
 
 from collections.abc import Collection, Mapping, Sequence

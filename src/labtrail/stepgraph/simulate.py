@@ -2,6 +2,8 @@
 
 The figures are those of the rewritten graph, byte for byte: chains of recomputation, what they hold meanwhile, sources
 that are kept longer for them, and forward work that nobody needs any more.
+
+Why: docs/decisions/027-simulator-and-rewrite.md
 """
 
 import bisect

@@ -1,4 +1,7 @@
-"""From a training step to one graph of operators, traced on fake tensors: no memory, no arithmetic."""
+"""From a training step to one graph of operators, traced on fake tensors: no memory, no arithmetic.
+
+Why: docs/decisions/023-tracing-on-a-fake-copy.md
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,6 +1,8 @@
 """What operators allocate inside themselves and free again: found by running each distinct call once, alone.
 
 No trace shows it. Convolutions need most: they reorder their weights.
+
+Why: docs/decisions/024-workspace-per-operator.md
 """
 
 from collections.abc import Hashable

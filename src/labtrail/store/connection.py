@@ -16,7 +16,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_
 from mlflow.store.entities.paged_list import PagedList
 
 from labtrail.errors import ClaimError
-from labtrail.store import locks
+from labtrail.store import lab, locks
 from labtrail.store.ui_links import without_secrets
 
 T = TypeVar("T")
@@ -26,14 +26,14 @@ _OTHER_SCHEMA = re.compile(r"found version (\w+), but expected (\w+)")
 
 
 def tracking_uri() -> str:
-    """The store's address: MLFLOW_TRACKING_URI, or ``mlflow.db`` in the current folder; never relative."""
+    """The store's address: MLFLOW_TRACKING_URI, or ``mlflow.db`` in the lab's folder; never relative."""
     return absolute(os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db")
 
 
 def absolute(uri: str) -> str:
     """An address that means the same from every folder."""
     if uri.startswith(_SQLITE) and not uri.startswith(f"{_SQLITE}/"):
-        uri = f"{_SQLITE}{(Path.cwd() / uri.removeprefix(_SQLITE)).resolve()}"
+        uri = f"{_SQLITE}{(lab.working_folder() / uri.removeprefix(_SQLITE)).resolve()}"
     return uri
 
 

@@ -4,27 +4,17 @@ import socket
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from labtrail import contract
 from labtrail.files import write_atomically
-
-
-def working_folder() -> Path:
-    """The checkout in which all is run."""
-    return Path.cwd()
-
-
-def state_folder() -> Path:
-    """Folder of locks and of work in progress, beside the store; not part of any result."""
-    return working_folder() / ".labtrail"
+from labtrail.store import lab
 
 
 def place() -> str:
     """A name for this working folder that no other has: locks tell a live run from a dead one only within it."""
-    path = state_folder() / "place"
+    path = lab.state_folder() / "place"
     if not path.exists():
         with locked("place"):
             if not path.exists():
@@ -46,7 +36,7 @@ def locked(name: str) -> Generator[None]:
 
 def lock_of(name: str) -> FileLock:
     """A lock of this working folder, not yet taken."""
-    folder = state_folder() / "locks"
+    folder = lab.state_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{name}.lock")
 

@@ -1,4 +1,8 @@
-"""Campaign: a written grid of cells; runs what is missing, those that others build on first, none of them twice."""
+"""Campaign: a written grid of cells; runs what is missing, those that others build on first, none of them twice.
+
+Why: docs/decisions/012-a-campaign-is-a-task.md
+     docs/decisions/036-cells-of-two-rounds.md
+"""
 
 import itertools
 import logging
@@ -15,15 +19,18 @@ from pydantic import Field, StringConstraints, model_validator
 from tqdm import tqdm
 
 from labtrail import contract
-from labtrail.config import Section, TaskConfig, load_config, text_of
+from labtrail.config import Config, Section, load_config, text_of
 from labtrail.errors import ConfigError, LabtrailError
+from labtrail.files import sha256_of
+from labtrail.jobs.local import Local
 from labtrail.jobs.scheduler import Job, Scheduler, last_line
 from labtrail.query.query import Query
-from labtrail.running.execute import work_key
-from labtrail.running.record import Record
-from labtrail.running.run_status import annotate
+from labtrail.record import DataSource, Record
+from labtrail.running.identity import work_key
+from labtrail.running.run import Run
+from labtrail.running.run_status import set_tags
 from labtrail.running.task import Task
-from labtrail.store import locks
+from labtrail.store import lab
 
 _log = logging.getLogger("labtrail")
 
@@ -46,7 +53,7 @@ class Group(Section):
     """dotted key -> earlier group; the key becomes the id of its run with the same values of shared grid keys"""
 
 
-class CampaignConfig(TaskConfig):
+class CampaignConfig(Config):
     """A round of runs."""
 
     name: _Name
@@ -181,7 +188,7 @@ class Campaign:
         """A short, telling name of the run that a cell is or will be; it has to have a key."""
         return cell.title
 
-    def look(self, finished: Mapping[str, str] | None = None) -> None:
+    def refresh(self, finished: Mapping[str, str] | None = None) -> None:
         """Brings every cell that is not running or failed up to what the store holds.
 
         Args:
@@ -203,7 +210,7 @@ class Campaign:
         known = {run.run_id for run in Query(self._task.name).campaign(self._config.name).found()}
         for cell in self.cells:
             if cell.state == "done" and cell.run_id not in known:
-                annotate(cell.run_id, {contract.member_of(self._config.name): cell.name})
+                set_tags(cell.run_id, {contract.member_of(self._config.name): cell.name})
 
     def _identify(self, cell: Cell) -> None:
         """Works out which work the cell is, once the runs that it names can be found."""
@@ -220,7 +227,7 @@ class Campaign:
 
     def job(self, cell: Cell) -> Job:
         """What runs a cell; its log lies beside the store."""
-        log = locks.state_folder() / "campaigns" / self._config.name / f"{cell.name}.log"
+        log = lab.state_folder() / "campaigns" / self._config.name / f"{cell.name}.log"
         variables = {contract.CAMPAIGN_VARIABLE: self._config.name}
         return Job(cell.name, (*self._command, *cell.options), variables, log)
 
@@ -228,7 +235,7 @@ class Campaign:
         """Cells that may be started, in order."""
         return (cell for cell in self.cells if cell.state == "ready")
 
-    def settle(self, name: str, status: int) -> Cell:
+    def record_exit(self, name: str, status: int) -> Cell:
         """Notes the end of a cell's process; only a FINISHED run in the store makes it done."""
         (cell,) = (one for one in self.cells if one.name == name)
         run_id = _finished(self._task.name).get(cell.key)
@@ -265,7 +272,7 @@ def run_campaign(campaign: Campaign, scheduler: Scheduler) -> Generator[Record]:
     Raises:
         LabtrailError: cells failed; the others have been run all the same.
     """
-    campaign.look()
+    campaign.refresh()
     total = len(campaign.cells)
     bar = tqdm(total=total, initial=campaign.counts()["done"], desc="campaign", unit="cell", disable=None)
     step = 0
@@ -282,10 +289,10 @@ def run_campaign(campaign: Campaign, scheduler: Scheduler) -> Generator[Record]:
                 time.sleep(_POLL_S)
                 continue
             for name, status in ended.items():
-                cell = campaign.settle(name, status)
+                cell = campaign.record_exit(name, status)
                 bar.update()
                 _log.info("%s %s %s", cell.state, cell.name, cell.run_id or cell.problem)
-            campaign.look()
+            campaign.refresh()
             yield Record(step, _metrics(campaign))
             step += 1
     finally:
@@ -303,6 +310,32 @@ def _metrics(campaign: Campaign) -> Mapping[str, float]:
     return {f"campaign/{state}": float(counts[state]) for state in ("done", "running", "ready", "waiting", "failed")}
 
 
-def program(module: str) -> tuple[str, ...]:
-    """The command that runs a module of the projects with this Python."""
-    return (sys.executable, "-m", *module.split())
+def run_command(task: Task[Any]) -> tuple[str, ...]:
+    """The command that runs a task of this lab with this Python, before its options."""
+    return (sys.executable, "-m", "labtrail.console", "run", task.name)
+
+
+def campaign_task(config: CampaignConfig, task: Task[Any], path: Path, workers: int) -> Task[CampaignConfig]:
+    """A campaign on this machine as a task, which is claimed like any other.
+
+    Args:
+        config: the round.
+        task: that its cells run.
+        path: file of the round.
+        workers: cells at once.
+    """
+
+    def run_cells(config: CampaignConfig, _run: Run) -> Generator[Record]:
+        yield from run_campaign(Campaign(config, task, run_command(task)), Local(workers))
+
+    bases = list(dict.fromkeys(group.config for group in config.groups))
+    return Task(
+        name="campaign",
+        config=CampaignConfig,
+        function=run_cells,
+        default=path,
+        sources=lambda _config: [DataSource(base.name, "base", str(base), sha256_of(base)) for base in bases],
+        title=lambda config: f"campaign-{config.name}",
+        experiment=task.experiment_name,
+        one_process=True,
+    )

@@ -33,12 +33,13 @@ from mlflow.projects.utils import (
 from labtrail import contract
 from labtrail.config import validated
 from labtrail.errors import LabtrailError
+from labtrail.jobs.backends import queue_named
 from labtrail.jobs.queue import Queue, QueueError, SubmitError
-from labtrail.jobs.queues import Batch, queue_named
+from labtrail.jobs.queues import Batch
 from labtrail.jobs.scheduler import Job
 from labtrail.jobs.script import BatchConfig, check, write_script
-from labtrail.running.run_status import annotate, give_up
-from labtrail.store import connection, locks
+from labtrail.running.run_status import mark_killed, set_tags
+from labtrail.store import connection, lab, locks
 
 _log = logging.getLogger("labtrail")
 
@@ -93,7 +94,7 @@ class BatchBackend(AbstractBackend):
         words = words_of(load_project(str(folder)).get_entry_point(entry_point), params)
         # As long as a real name, so that what is refused for its length is refused now.
         check(config, queue, [f"{entry_point}-{'0' * 32}"])
-        state, log = locks.state_folder(), config.logs / f"{entry_point}.log"
+        state, log = lab.state_folder(), config.logs / f"{entry_point}.log"
         queue.check(write_script(Job(f"check-{entry_point}", words, {}, log), folder, config, queue, state))
         run_id = get_or_create_run(None, uri, experiment_id, str(folder), version, entry_point, params).info.run_id
         name = f"{entry_point}-{run_id}"
@@ -102,16 +103,16 @@ class BatchBackend(AbstractBackend):
         job = Job(name, words, variables, config.logs / f"{name}.log")
         client = connection.current_store()
         client.update_run(run_id, status="SCHEDULED")
-        annotate(
+        set_tags(
             run_id,
             {contract.SCHEDULER: queue.name, contract.JOB_NAME: name, contract.SUBMISSIONS: "1"} | locks.whereabouts(),
         )
         try:
             job_id = queue.submit(write_script(job, folder, config, queue, state), name, job.log.absolute())
         except SubmitError as error:
-            give_up(run_id, str(error))
+            mark_killed(run_id, str(error))
             raise
-        annotate(run_id, {contract.JOB_ID: job_id})
+        set_tags(run_id, {contract.JOB_ID: job_id})
         return BatchRun(run_id, name, queue, config.poll_s)
 
 
@@ -145,7 +146,7 @@ class BatchRun(SubmittedRun):
         """Waits until the job is gone; whether the run is FINISHED. A silent scheduler is asked again."""
         while self._may_be_alive():
             time.sleep(self._poll_s)
-        give_up(self._run_id, "its job ended without a word")
+        mark_killed(self._run_id, "its job ended without a word")
         return self.get_status() == RunStatus.FINISHED
 
     def _may_be_alive(self) -> bool:
@@ -168,4 +169,4 @@ class BatchRun(SubmittedRun):
         if queued is not None:
             self._queue.cancel([queued.job_id])
             if not queued.running:
-                give_up(self._run_id, "cancelled before its job began")
+                mark_killed(self._run_id, "cancelled before its job began")

@@ -2,6 +2,8 @@
 
 Workers are processes that share one storage. Each holds a lock while its trial runs, so that the trial of a worker
 that died is seen by the others: it is asked for again, and its run continues from its checkpoint.
+
+Why: docs/decisions/018-trials-hold-locks.md
 """
 
 import logging
@@ -28,15 +30,15 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, StringConstraints, model_validator
 
 from labtrail import contract, figures
-from labtrail.config import Section, TaskConfig, fingerprint, load_config, text_of, to_yaml
+from labtrail.config import Config, Section, fingerprint, load_config, text_of, to_yaml
 from labtrail.errors import LabtrailError, QueryError, Stopped
 from labtrail.files import sha256_of
 from labtrail.query.query import Query
+from labtrail.record import Record
 from labtrail.running.execute import Options, run_task
-from labtrail.running.record import Record
 from labtrail.running.signals import Interrupted
 from labtrail.running.task import Task
-from labtrail.store import locks
+from labtrail.store import lab, locks
 
 _log = logging.getLogger("labtrail")
 
@@ -82,7 +84,7 @@ class Range(Section):
         return FloatDistribution(self.low, self.high, log=self.log)
 
 
-class StudyConfig(TaskConfig):
+class StudyConfig(Config):
     """A search."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -139,7 +141,7 @@ def open_study(config: StudyConfig, worker: int = 0) -> optuna.Study:
 
 
 def _journal(config: StudyConfig) -> JournalStorage:
-    path = locks.state_folder() / "studies" / f"{config.full_name}.journal"
+    path = lab.state_folder() / "studies" / f"{config.full_name}.journal"
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))
 

@@ -3,6 +3,9 @@
 A tick may be run by hand, from cron, twice at once, and after anything has died. Its order is its safety: first the
 lock, then the queue, then the runs. A job that ends between the two reads has left a run that says FINISHED; one that
 is alive is never submitted again; and while the scheduler does not answer, nothing is done.
+
+Why: docs/decisions/013-a-tick-is-not-a-run.md
+     docs/decisions/014-count-before-submitting.md
 """
 
 import logging
@@ -19,7 +22,7 @@ from labtrail.jobs.scheduler import Job
 from labtrail.jobs.script import check
 from labtrail.query.query import Query
 from labtrail.running.claim import is_held
-from labtrail.running.run_status import annotate, give_up, reserve
+from labtrail.running.run_status import create_scheduled, mark_killed, set_tags
 from labtrail.store import connection, locks
 from labtrail.sweeps.campaign import Campaign, Cell
 
@@ -53,7 +56,7 @@ def tick(campaign: Campaign, batch: Batch, *, retry: bool = False) -> list[Cell]
     with locks.held(_LOCK, _PATIENCE_S) as lock:
         if lock is None:
             raise Busy("another tick of this folder is at work; nothing to do")
-        runs = look(campaign, batch, retry=retry)
+        runs = refresh_from_queue(campaign, batch, retry=retry)
         campaign.note_members()
         due = [cell for cell in campaign.cells if cell.state == "ready"]
         check(batch.config, batch.queue, [job_name(campaign, cell) for cell in due])
@@ -69,21 +72,21 @@ def tick(campaign: Campaign, batch: Batch, *, retry: bool = False) -> list[Cell]
         return due
 
 
-def look(campaign: Campaign, batch: Batch, *, retry: bool = False) -> Mapping[str, Mapping[str, Any]]:
+def refresh_from_queue(campaign: Campaign, batch: Batch, *, retry: bool = False) -> Mapping[str, Mapping[str, Any]]:
     """Brings all cells up to what queue and store say; submits nothing.
 
     Returns:
         Key -> the run of that work, as rows of ``Query.runs``.
     """
     runs, finished = _runs(campaign)
-    campaign.look(finished)
+    campaign.refresh(finished)
     names = {cell.key: job_name(campaign, cell) for cell in campaign.cells if cell.key}
     asked = {names[cell.key] for cell in campaign.cells if cell.key and cell.state != "done"}
     # Somebody may have submitted the same work under another name.
     others = {key: _text(run, contract.JOB_NAME) for key, run in runs.items() if key in names}
     queue = batch.queue.alive(asked | {name for name in others.values() if name})
     runs, finished = _runs(campaign)
-    campaign.look(finished)
+    campaign.refresh(finished)
     for cell in campaign.cells:
         if cell.state == "ready":
             # One whose key was not known when the queue was read waits for the next tick.
@@ -168,18 +171,18 @@ def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch
     if run is None:
         experiment = connection.initialise([campaign.experiment])[campaign.experiment]
         tags = {contract.KEY: cell.key, contract.CAMPAIGN: campaign.name}
-        cell.run_id = reserve(campaign.task_name, experiment, campaign.title(cell), tags)
+        cell.run_id = create_scheduled(campaign.task_name, experiment, campaign.title(cell), tags)
     progress = f"{_epochs(cell.run_id)}@{since}"
-    annotate(cell.run_id, {contract.SUBMISSIONS: str(token + 1), contract.PROGRESS: progress})
-    annotate(cell.run_id, {contract.SCHEDULER: batch.queue.name, contract.JOB_NAME: name})
+    set_tags(cell.run_id, {contract.SUBMISSIONS: str(token + 1), contract.PROGRESS: progress})
+    set_tags(cell.run_id, {contract.SCHEDULER: batch.queue.name, contract.JOB_NAME: name})
     script = batch.script(Job(name, command, {**variables, "MLFLOW_RUN_ID": cell.run_id}, log))
     try:
         cell.job_id = batch.queue.submit(script, name, log.absolute())
     except SubmitError as error:
-        annotate(cell.run_id, {contract.SUBMISSIONS: str(token)})
-        give_up(cell.run_id, str(error))
+        set_tags(cell.run_id, {contract.SUBMISSIONS: str(token)})
+        mark_killed(cell.run_id, str(error))
         raise
-    annotate(cell.run_id, {contract.JOB_ID: cell.job_id})
+    set_tags(cell.run_id, {contract.JOB_ID: cell.job_id})
     cell.state, cell.problem = "queued", ""
     _log.info("submitted %s as job %s%s", cell.name, cell.job_id, f", attempt {token + 1}" if token else "")
 
@@ -194,12 +197,12 @@ def cancel(campaign: Campaign, batch: Batch) -> list[Cell]:
     with locks.held(_LOCK, _PATIENCE_S) as lock:
         if lock is None:
             raise Busy("a tick of this folder is at work; nothing was cancelled, try again in a moment")
-        look(campaign, batch)
+        refresh_from_queue(campaign, batch)
         found = [cell for cell in campaign.cells if cell.job_id]
         batch.queue.cancel([cell.job_id for cell in found])
         for cell in found:
             if cell.state != "running":
-                give_up(cell.run_id, "cancelled before its job began")
+                mark_killed(cell.run_id, "cancelled before its job began")
         return found
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from labtrail import contract
+from labtrail.jobs.backends import queue_named
 from labtrail.jobs.queue import QueueError
-from labtrail.jobs.queues import queue_named
 from labtrail.running.claim import is_held
-from labtrail.running.run_status import give_up
-from labtrail.store import connection, locks
+from labtrail.running.run_status import mark_killed
+from labtrail.store import connection, lab, locks
 
 _PACKAGES = ("torch", "mlflow", "accelerate", "optuna")
 _LEAST_FREE_GIB = 5
@@ -102,8 +102,8 @@ def _versions() -> Finding:
 
 
 def _disk() -> Finding:
-    free = shutil.disk_usage(locks.working_folder()).free / 2**30
-    return Finding("problem" if free < _LEAST_FREE_GIB else "ok", f"{free:.1f} GiB free in {locks.working_folder()}")
+    free = shutil.disk_usage(lab.working_folder()).free / 2**30
+    return Finding("problem" if free < _LEAST_FREE_GIB else "ok", f"{free:.1f} GiB free in {lab.working_folder()}")
 
 
 def reap() -> list[tuple[str, str]]:
@@ -117,7 +117,7 @@ def reap() -> list[tuple[str, str]]:
     """
     dead = _dead(connection.search(connection.current_store(), ""))
     for run, reason in dead:
-        give_up(run.info.run_id, reason)
+        mark_killed(run.info.run_id, reason)
     return [(run.info.run_id, reason) for run, reason in dead]
 
 

@@ -8,8 +8,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from labtrail.running.checkpoint import Checkpoint, Score
-from labtrail.running.record import Record
+from labtrail.record import Record, Score
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.run import Run
 from projects.distill import paraphraser, teacher, train
 from projects.distill.archives import Raw
 from projects.distill.config import DataConfig, DistillConfig, ModelConfig
@@ -59,9 +60,10 @@ def run_together(configs: list[DistillConfig], folder: Path, records: int | None
     accelerator = Accelerator(cpu=True, mixed_precision=configs[0].compute.precision)
     score = Score("validation/accuracy")
     checkpoints = [Checkpoint(folder / str(number), accelerator, score=score) for number in range(len(configs))]
+    runs = [Run(str(number), accelerator, checkpoint) for number, checkpoint in enumerate(checkpoints)]
     found = []
-    for number, record in train.train_together(configs, accelerator, checkpoints):
-        checkpoints[number].judge(record)
+    for number, record in train.train_together(configs, runs, accelerator):
+        checkpoints[number].note_best(record)
         checkpoints[number].save(record)
         found.append((number, record))
         if len(found) == records:
@@ -78,8 +80,8 @@ def run(config: DistillConfig, folder: Path, records: int | None = None) -> list
     accelerator = Accelerator(cpu=True, mixed_precision=config.compute.precision)
     checkpoint = Checkpoint(folder, accelerator, score=Score("validation/accuracy"))
     found = []
-    for record in train.train(config, accelerator, checkpoint):
-        checkpoint.judge(record)
+    for record in train.train(config, Run("0", accelerator, checkpoint)):
+        checkpoint.note_best(record)
         checkpoint.save(record)
         found.append(record)
         if len(found) == records:

@@ -8,17 +8,17 @@ from safetensors.torch import load, load_file
 from torch.nn import functional as F
 
 from labtrail.errors import ConfigError, MetricError
-from projects.distill.config import METHODS, DistillConfig
+from projects.distill.config import METHOD_NAMES, DistillConfig
 from projects.distill.evaluate import FEATURES
 from projects.distill.learner import Learner, SkippedSteps, balance, gradient_comparison
-from projects.distill.methods import EXTRAS, Factors
+from projects.distill.methods import METHODS, Factors
 from projects.distill.model import ResNet, fused
 from projects.distill.train import PARAPHRASER, batches, rate
 from tests.unit.distill.small import run, run_together, small_config, small_images, small_teacher, use_small
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHOD_NAMES)
 def test_four_epochs_are_two_and_two_to_the_bit(
     method: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +75,7 @@ def test_in_less_memory_it_is_the_same_training(method: str, tmp_path: Path, mon
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("method", EXTRAS)
+@pytest.mark.parametrize("method", METHOD_NAMES)
 def test_everything_that_a_method_trains_is_in_optimizer_and_checkpoint(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +124,7 @@ def terms(config: DistillConfig) -> tuple[Learner, torch.Tensor, torch.Tensor | 
 def test_alpha_weighs_labels_against_the_teacher() -> None:
     learner, ce, extra = terms(small_config(method="attention", alpha=0.3))
     assert extra is not None
-    assert float(learner.weight) == EXTRAS["attention"].weight
+    assert float(learner.weight) == METHODS["attention"].weight
     torch.testing.assert_close(learner.loss(ce, extra), 0.7 * ce + 0.3 * extra)
     control, ce, nothing = terms(small_config(method="control", alpha=0.3, teacher=""))
     assert nothing is None
@@ -146,7 +146,7 @@ def test_only_a_baseline_smooths_its_labels() -> None:
     )
 
 
-@pytest.mark.parametrize("method", EXTRAS)
+@pytest.mark.parametrize("method", METHOD_NAMES)
 def test_a_balanced_extra_term_pulls_as_hard_as_cross_entropy(method: str) -> None:
     config = small_config(method=method)
     learner, _, _ = terms(config)
@@ -172,7 +172,7 @@ def test_balance_is_calibrated_before_the_first_step_and_then_frozen(
     records = run(config, tmp_path / "run")
     weights = {one.metrics["train/extra_weight"] for one in records[:-1]}
     assert len(weights) == 1
-    assert weights != {EXTRAS["nst"].weight}
+    assert weights != {METHODS["nst"].weight}
     assert records[0].metrics["train/gradient_ratio"] == pytest.approx(1.0, rel=0.5)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from labtrail.jobs.backends import queue_named
 from labtrail.jobs.pbs import Pbs
 from labtrail.jobs.queue import Queued, QueueError, SubmitError
-from labtrail.jobs.queues import queue_named
 
 HELD = Queued("18.server", "HELD", running=False, stuck="it is held; qrls releases it")
 

@@ -57,7 +57,7 @@ def test_contents_of_a_masked_modality_change_nothing(fusion: str, missing: str)
 def test_zero_and_mean_stand_for_a_missing_modality_as_they_say() -> None:
     zero, mean = model(fusion="early", missing="zero"), model(fusion="early", missing="mean_impute")
     means, deviations = [torch.full((size,), 6.0) for size in CHANNELS], [torch.full((size,), 2.0) for size in CHANNELS]
-    zero.know_scale(means, deviations)
+    zero.set_normalization(means, deviations)
     there = present(True, True, False, True)
     for network, value in ((zero, -3.0), (mean, 0.0)):
         written = windows()

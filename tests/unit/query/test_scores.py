@@ -2,15 +2,15 @@
 
 import pytest
 
-from labtrail.query.scores import Direction, direction_of, headline, told
+from labtrail.query.scores import Direction, direction_of, headline, score_from_tags
 
 
 def test_runs_tell_their_score_if_they_agree() -> None:
-    assert told(["minimize validation/nll", float("nan"), "minimize validation/nll"]) == Direction(
+    assert score_from_tags(["minimize validation/nll", float("nan"), "minimize validation/nll"]) == Direction(
         "validation/nll", False
     )
-    assert told(["minimize validation/nll", "maximize validation/accuracy"]) is None
-    assert told([]) is None
+    assert score_from_tags(["minimize validation/nll", "maximize validation/accuracy"]) is None
+    assert score_from_tags([]) is None
 
 
 @pytest.mark.parametrize(

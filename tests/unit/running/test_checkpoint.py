@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from labtrail.errors import CheckpointError
-from labtrail.running.checkpoint import Checkpoint, Score, load_portable
-from labtrail.running.record import Record
+from labtrail.record import Record, Score
+from labtrail.running.checkpoint import Checkpoint, load_portable
 from tests.workspace import REPOSITORY
 
 
@@ -56,7 +56,7 @@ class Loop:
         self.optimizer.zero_grad()
         record = Record(self.progress.epoch, {"validation/accuracy": value})
         self.progress.epoch += 1
-        best = self.checkpoint.judge(record)
+        best = self.checkpoint.note_best(record)
         self.checkpoint.save(record)
         self.checkpoint.flush()
         return best

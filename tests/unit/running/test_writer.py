@@ -11,13 +11,13 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from labtrail import contract
-from labtrail.config import TaskConfig
+from labtrail.config import Config
 from labtrail.errors import ClaimError, MetricError
 from labtrail.query.query import Query
+from labtrail.record import DataSource, Record
 from labtrail.running.claim import Claim, Identity, claim
-from labtrail.running.record import DataSource, Record
-from labtrail.running.run_status import abandon, describe_given, give_up, refuse, reserve
-from labtrail.running.writer import Run
+from labtrail.running.run_status import create_scheduled, describe_given, mark_abandoned, mark_killed, mark_refused
+from labtrail.running.writer import RunWriter
 from labtrail.store import connection
 
 SOURCE = DataSource("wlasl50-train", "train", "data/train.csv", "ab" * 32, {"clips": 276})
@@ -48,13 +48,13 @@ def claim_here(client: MlflowClient, own: Identity, experiment: str, *, again: b
 
 
 def identity(key: str, seed: int = 0) -> Identity:
-    return Identity("toy", f"toy-s{seed}", key, TaskConfig(seed=seed), [SOURCE], {contract.DEVICE: "cpu"})
+    return Identity("toy", f"toy-s{seed}", key, Config(seed=seed), [SOURCE], {contract.DEVICE: "cpu"})
 
 
-def started(client: MlflowClient, experiment: str, key: str) -> tuple[Run, Claim]:
+def started(client: MlflowClient, experiment: str, key: str) -> tuple[RunWriter, Claim]:
     own = claim_here(client, identity(key), experiment, again=False)
     assert own.state == "mine"
-    run = Run(own.run_id, client)
+    run = RunWriter(own.run_id, client)
     run.start(identity(key))
     return run, own
 
@@ -144,7 +144,7 @@ def test_live_work_is_busy_and_dead_work_is_taken_over(client: MlflowClient, exp
     free(own)
     taken = claim_here(client, identity("live"), experiment, again=False)
     assert (taken.state, taken.run_id) == ("mine", run.run_id)
-    run = Run(taken.run_id, client)
+    run = RunWriter(taken.run_id, client)
     run.start(identity("live"))
     assert client.get_run(run.run_id).data.tags[contract.ATTEMPTS] == "2"
 
@@ -155,7 +155,7 @@ def test_repeated_points_are_not_written_twice(client: MlflowClient, experiment:
     run.log(Record(1, {"train/loss": 0.5}))
     run.end("KILLED", "SIGTERM")
     free(own)
-    run = Run(run.run_id, client)
+    run = RunWriter(run.run_id, client)
     run.start(identity("repeat"))
     found = client.get_run(run.run_id)
     assert found.info.status == "RUNNING"
@@ -173,7 +173,7 @@ def test_run_of_mlflow_becomes_ours_or_a_pointer(
     monkeypatch.setenv("MLFLOW_RUN_ID", first)
     own = claim_here(client, identity("mlflow"), experiment, again=False)
     assert (own.state, own.run_id) == ("mine", first)
-    run = Run(first, client)
+    run = RunWriter(first, client)
     run.start(identity("mlflow"))
     assert client.get_run(first).info.run_name == "toy-s0"
     run.end("FINISHED")
@@ -246,7 +246,7 @@ def test_stop_before_the_start_closes_the_given_run(
 ) -> None:
     given = client.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
-    abandon("SIGTERM")
+    mark_abandoned("SIGTERM")
     found = client.get_run(given)
     assert found.info.status == "KILLED"
     assert found.data.tags[contract.STATUS_REASON] == "KILLED: SIGTERM"
@@ -257,7 +257,7 @@ def test_refusal_and_note_reach_the_given_run(
 ) -> None:
     given = client.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
-    refuse("a.yaml: loss.alfa: unknown key")
+    mark_refused("a.yaml: loss.alfa: unknown key")
     describe_given("fetched")
     tags = client.get_run(given).data.tags
     assert tags[contract.STATUS_REASON] == "REFUSED: a.yaml: loss.alfa: unknown key"
@@ -278,7 +278,7 @@ def test_two_runs_that_bring_the_same_new_data_set_both_have_it(
 
     monkeypatch.setattr(MlflowClient, "log_inputs", late)
     own = claim_here(client, identity("collision"), experiment, again=False)
-    Run(own.run_id).start(identity("collision"))
+    RunWriter(own.run_id).start(identity("collision"))
     assert len(calls) == 3
     inputs = client.get_run(own.run_id).inputs
     assert inputs is not None
@@ -287,7 +287,7 @@ def test_two_runs_that_bring_the_same_new_data_set_both_have_it(
 
 
 def reserved(key: str, experiment: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    run_id = reserve("toy", experiment, "toy-s0", {contract.KEY: key})
+    run_id = create_scheduled("toy", experiment, "toy-s0", {contract.KEY: key})
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     return run_id
 
@@ -339,12 +339,12 @@ def test_of_two_reserved_runs_each_job_begins_its_own(
 
 def test_only_open_runs_are_given_up(client: MlflowClient, experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = reserved("given up", experiment, monkeypatch)
-    give_up(run_id, "its job is gone")
+    mark_killed(run_id, "its job is gone")
     assert client.get_run(run_id).data.tags[contract.STATUS_REASON] == "KILLED: its job is gone"
     assert client.get_run(run_id).info.status == "KILLED"
     run, own = started(client, experiment, "given up")
     assert contract.STATUS_REASON not in client.get_run(run_id).data.tags
     run.end("FINISHED")
     free(own)
-    give_up(run_id, "its job is gone")
+    mark_killed(run_id, "its job is gone")
     assert client.get_run(run_id).info.status == "FINISHED"

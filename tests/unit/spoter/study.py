@@ -9,9 +9,9 @@ from projects.spoter.attention_file import AttentionFile, to_bytes
 from projects.spoter.batches import Inputs, to_inputs
 from projects.spoter.capture import capture
 from projects.spoter.clips import Clips
-from projects.spoter.config import ModelConfig, SpoterConfig
+from projects.spoter.config import AnalysisConfig, ModelConfig, SpoterConfig
 from projects.spoter.data import Split, Splits
-from projects.spoter.interpret.study import AnalysisConfig, Study
+from projects.spoter.interpret.study import Study
 from projects.spoter.model import Spoter
 from projects.spoter.subject import Subject
 from projects.spoter.synthetic import SyntheticConfig, generate

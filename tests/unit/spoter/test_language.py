@@ -12,10 +12,11 @@ from safetensors.numpy import load_file, save
 
 from labtrail.errors import DataError
 from labtrail.statistics import dissimilarities
+from projects.spoter.config import AnalysisConfig, LanguageConfig
 from projects.spoter.interpret import language
 from projects.spoter.interpret.comparison import NO_WEIGHTS, compare_language
 from projects.spoter.interpret.heads import head_table, head_values
-from projects.spoter.interpret.study import AnalysisConfig, LanguageConfig, Study
+from projects.spoter.interpret.study import Study
 from tests.unit.spoter.study import memory_study
 
 GLOSSES = ["book", "drink", "computer", "before", "chair"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from projects.spoter.config import AnalysisConfig, ViewerConfig
 from projects.spoter.interpret import viewer
-from projects.spoter.interpret.study import AnalysisConfig, ViewerConfig
 from tests.unit.spoter.study import memory_study
 
 

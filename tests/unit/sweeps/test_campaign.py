@@ -9,13 +9,14 @@ import pytest
 from accelerate import Accelerator
 from optuna.trial import TrialState
 
-from labtrail.config import TaskConfig, load_config, text_of
-from labtrail.errors import ClaimError, ConfigError, DataError, QueryError
-from labtrail.running.checkpoint import Checkpoint
+from labtrail.config import Config, load_config, text_of
+from labtrail.errors import ClaimError, ConfigError, DataError, QueryError, Superseded
+from labtrail.record import Record
 from labtrail.running.claim import _try_lock
 from labtrail.running.execute import Outcome
+from labtrail.running.fence import Fence
 from labtrail.running.members import Members
-from labtrail.running.record import Record
+from labtrail.running.run import Run
 from labtrail.running.signals import Interrupted
 from labtrail.running.task import Task
 from labtrail.store import connection
@@ -25,7 +26,7 @@ from labtrail.sweeps.campaign import Campaign, CampaignConfig, cells_of
 from labtrail.sweeps.study import Range, StudyConfig, open_study, reclaim
 
 
-class ToyConfig(TaskConfig):
+class ToyConfig(Config):
     """A value, and perhaps another run."""
 
     x: float = 0.0
@@ -36,7 +37,7 @@ class ToyConfig(TaskConfig):
     """may be empty"""
 
 
-def toy(config: ToyConfig, accelerator: Accelerator, checkpoint: Checkpoint) -> Generator[Record]:
+def toy(config: ToyConfig, run: Run) -> Generator[Record]:
     yield Record(0, {"test/x": config.x})
 
 
@@ -96,7 +97,7 @@ def test_cells_behind_a_failed_one_fail_too_and_say_why(monkeypatch: pytest.Monk
     task = Task("toy", ToyConfig, toy, Path("toy.yaml"), sources=no_data)
     config = grid({"name": "a", "values": {"x": 1}}, {"name": "b", "reads": {"run": "a"}}, {"name": "c"})
     campaign = Campaign(config, task, ("python",))
-    campaign.look()
+    campaign.refresh()
     assert [(cell.state, cell.problem) for cell in campaign.cells] == [
         ("failed", "nothing there; fetch it first"), ("failed", "needs a, which failed"), ("ready", ""),
     ]  # fmt: skip
@@ -176,13 +177,30 @@ def test_members_hold_their_runs_until_they_end() -> None:
     connection.initialise(["toy"])
     configs = [ToyConfig(x=1.0), ToyConfig(x=2.0)]
     members = Members(TASK, configs, Accelerator(cpu=True), {})
-    ids = [one.run.run_id for one in members.at_work]
+    ids = [session.run_id for session in members.at_work]
     assert [_try_lock(run_id) for run_id in ids] == [None, None]
     with pytest.raises(ClaimError, match="is at work in another process"):
         Members(TASK, [ToyConfig(x=2.0), ToyConfig(x=3.0)], Accelerator(cpu=True), {})
-    members.take(0, Record(0, {"test/x": 1.0}))
+    members.log_record(0, Record(0, {"test/x": 1.0}))
     members.finish(0)
     members.close("KILLED", "enough")
     assert all(_try_lock(run_id) is not None for run_id in ids)
     statuses = {run_id: connection.current_store().get_run(run_id).info.status for run_id in ids}
     assert list(statuses.values()) == ["FINISHED", "KILLED"]
+
+
+def test_a_member_that_a_later_attempt_has_taken_over_writes_no_more() -> None:
+    """A bundle whose node was taken for lost may still compute; each of its members has a fence as a single run has."""
+    connection.initialise(["toy"])
+    members = Members(TASK, [ToyConfig(x=1.0), ToyConfig(x=2.0)], Accelerator(cpu=True), {})
+    taken_over, other = members.at_work
+    Fence(taken_over.run_id, token=7).activate()
+    with pytest.raises(Superseded, match="attempt 7 has taken it over"):
+        members.log_record(0, Record(0, {"test/x": 1.0}))
+    members.log_record(1, Record(0, {"test/x": 2.0}))
+    members.finish(1)
+    members.close("KILLED", "enough")
+    client = connection.current_store()
+    assert client.get_run(taken_over.run_id).info.status == "RUNNING"
+    assert "test/x" not in client.get_run(taken_over.run_id).data.metrics
+    assert client.get_run(other.run_id).info.status == "FINISHED"

@@ -16,12 +16,12 @@ from labtrail.jobs.queues import Batch
 from labtrail.jobs.script import BatchConfig
 from labtrail.query.query import Query
 from labtrail.running.claim import Identity
-from labtrail.running.run_status import annotate
-from labtrail.running.writer import Run, Status
+from labtrail.running.registry import task_named
+from labtrail.running.run_status import set_tags
+from labtrail.running.writer import RunWriter, Status
 from labtrail.store import connection
-from labtrail.sweeps.campaign import Campaign, CampaignConfig, program
-from labtrail.sweeps.tick import cancel, job_name, look, overview, tick
-from projects.tasks import task_named
+from labtrail.sweeps.campaign import Campaign, CampaignConfig, run_command
+from labtrail.sweeps.tick import cancel, job_name, overview, refresh_from_queue, tick
 from tests.workspace import REPOSITORY
 
 ROUND = """
@@ -81,7 +81,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> 
 
 def campaign() -> Campaign:
     known = task_named("distill")
-    return Campaign(load_config(CampaignConfig, Path("round.yaml")), known.task, program(known.module))
+    return Campaign(load_config(CampaignConfig, Path("round.yaml")), known, run_command(known))
 
 
 def batch(**values: object) -> Batch:
@@ -95,7 +95,7 @@ def ticked(*, retry: bool = False, **values: object) -> list[str]:
 
 def states(**values: object) -> list[str]:
     own = campaign()
-    look(own, batch(**values))
+    refresh_from_queue(own, batch(**values))
     return [cell.state for cell in own.cells]
 
 
@@ -106,8 +106,8 @@ def runs():
 def finish(run_id: str, status: Status = "FINISHED") -> None:
     """What a job does at its end."""
     tags = connection.current_store().get_run(run_id).data.tags
-    run = Run(run_id)
-    config = load_config(task_named("distill").task.config, REPOSITORY / "configs/distill/digits.yaml")
+    run = RunWriter(run_id)
+    config = load_config(task_named("distill").config, REPOSITORY / "configs/distill/digits.yaml")
     run.start(Identity("distill", "name", tags[contract.KEY], config, [], {}))
     run.end(status, "" if status == "FINISHED" else "because")
 
@@ -184,18 +184,18 @@ def test_the_same_work_under_another_jobs_name_is_seen(jobs: Path) -> None:
     run = runs().iloc[0]
     (job,) = (path for path in jobs.iterdir() if path.read_text().strip() == run[contract.JOB_NAME])
     job.write_text("distill-by-hand\n")
-    annotate(run["run_id"], {contract.JOB_NAME: "distill-by-hand"})
+    set_tags(run["run_id"], {contract.JOB_NAME: "distill-by-hand"})
     assert states() == ["queued"] * 3
     assert ticked() == []
 
 
 def test_runs_of_another_folder_are_theirs(jobs: Path) -> None:
     ticked()
-    annotate(runs()["run_id"].iloc[0], {contract.PLACE: "another"})
+    set_tags(runs()["run_id"].iloc[0], {contract.PLACE: "another"})
     for job in jobs.iterdir():
         job.unlink()
     own = campaign()
-    look(own, batch())
+    refresh_from_queue(own, batch())
     assert sorted(cell.state for cell in own.cells) == ["ready", "ready", "running"]
     assert next(cell.problem for cell in own.cells if cell.state == "running").startswith("from another folder")
 
@@ -216,8 +216,8 @@ def test_a_result_that_is_gone_is_work_for_another_run(jobs: Path) -> None:
     for job in jobs.iterdir():
         job.unlink()
     known = task_named("distill")
-    task = replace(known.task, missing=lambda _config: True)
-    gone = Campaign(load_config(CampaignConfig, Path("round.yaml")), task, program(known.module))
+    task = replace(known, missing=lambda _config: True)
+    gone = Campaign(load_config(CampaignConfig, Path("round.yaml")), task, run_command(known))
     assert len(tick(gone, batch())) == 3
     assert sorted(runs()["status"]) == ["FINISHED"] * 3 + ["SCHEDULED"] * 3
 

@@ -1,8 +1,8 @@
-"""What science yields: records of what was measured, and the data it was measured on."""
+"""What science yields: records of what was measured, the data it was measured on, and what makes an epoch the best."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,20 @@ class DataSource:
     digest: str
     profile: Mapping[str, Any] = field(default_factory=dict)
     run_id: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What makes an epoch the best: a metric of its record and a direction."""
+
+    metric: str
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+    def beats(self, value: float, best: float | None) -> bool:
+        """Whether a value is strictly better than the best so far."""
+        if best is None:
+            return True
+        return value > best if self.direction == "maximize" else value < best
 
 
 @dataclass

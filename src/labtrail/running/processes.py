@@ -1,0 +1,42 @@
+"""The process of a command: started again as several ranks, ended with whoever started it; needs no torch."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from labtrail.contract import PARENT_PROCESS_VARIABLE
+
+_PR_SET_PDEATHSIG = 1
+
+
+def is_worker() -> bool:
+    """Whether a launcher has started this process as one rank of several."""
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def relaunch(module: str, arguments: Sequence[str], processes: int) -> None:
+    """Replaces this process by torchrun with that many workers of the same command on this machine."""
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", module, *arguments]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *command])  # noqa: S606 no shell is the point
+
+
+def end_with_parent() -> None:
+    """Asks the kernel for SIGTERM when the parent dies, so that no training outlives its launcher (Linux).
+
+    Only for processes that a launcher started (``mlflow run``, torchrun, a campaign): one started from a shell may
+    outlive it.
+    """
+    launched = is_worker() or "MLFLOW_RUN_ID" in os.environ or PARENT_PROCESS_VARIABLE in os.environ
+    if not sys.platform.startswith("linux") or not launched:
+        return
+    # A parent that died while this process was still importing is noticed by its number; a rank's is its launcher.
+    parent = os.getppid() if is_worker() else int(os.environ.get(PARENT_PROCESS_VARIABLE, os.getppid()))
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(128 + signal.SIGTERM)

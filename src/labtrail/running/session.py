@@ -1,0 +1,185 @@
+"""Session: one attempt at one run; it alone opens the run's writer, fence and checkpoint, and takes its records.
+
+Why: docs/decisions/042-one-session.md
+"""
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Generic
+
+from accelerate import Accelerator
+
+from labtrail import contract
+from labtrail.config import ConfigT
+from labtrail.errors import Superseded
+from labtrail.figures import learning_curves
+from labtrail.query import scores
+from labtrail.query.query import Query
+from labtrail.record import Record
+from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.fence import Fence
+from labtrail.running.identity import Identity
+from labtrail.running.provenance import peak_memory_mib
+from labtrail.running.run import Run
+from labtrail.running.task import Task
+from labtrail.running.writer import RunWriter, Status, checked
+
+_log = logging.getLogger("labtrail")
+
+_CURVES = ("train/", "validation/")
+_MOST_RESULTS = 8
+
+
+class Session(Generic[ConfigT]):
+    """One attempt at one run; every rank has one, and the main process writes.
+
+    Attributes:
+        config: what the run runs with.
+        identity: of its work.
+        run: what its task is given; there once the session has begun.
+        metrics: the last value of each metric.
+    """
+
+    run: Run
+
+    def __init__(
+        self,
+        task: Task[ConfigT],
+        config: ConfigT,
+        identity: Identity,
+        run_id: str,
+        accelerator: Accelerator,
+        attempt: str,
+    ) -> None:
+        """Opens the run and shuts earlier attempts out; nothing of it is written yet.
+
+        Args:
+            task: whose run it is.
+            config: resolved.
+            identity: of the work.
+            run_id: of the run, which has been claimed.
+            accelerator: knows processes and device.
+            attempt: a word that no other process at work on this run has; the same on all ranks.
+
+        Raises:
+            Superseded: a later attempt has begun.
+        """
+        self.config, self.identity = config, identity
+        self.metrics: dict[str, float] = {}
+        self._score, self._accelerator, self._attempt = task.score, accelerator, attempt
+        self._writer, self._fence = RunWriter(run_id), Fence(run_id)
+        self._checkpoint: Checkpoint | None = None
+        if accelerator.is_main_process:
+            self._fence.activate()
+
+    @property
+    def run_id(self) -> str:
+        """Of the MLflow run."""
+        return self._writer.run_id
+
+    def begin(self) -> Run:
+        """Writes what the run is of, and opens its training state."""
+        writer = self._writer
+        if self._accelerator.is_main_process:
+            writer.start(self.identity)
+            writer.download(contract.CHECKPOINTS)
+        self._checkpoint = Checkpoint(
+            writer.folder / contract.CHECKPOINTS,
+            self._accelerator,
+            score=self._score,
+            config=self.config.model_dump(mode="json"),
+            upload=writer.upload if writer.remote else None,
+            permit=self._fence.check,
+            attempt=self._attempt,
+        )
+        self.run = Run(self.run_id, self._accelerator, self._checkpoint)
+        return self.run
+
+    def log_and_checkpoint(self, record: Record, seconds: float) -> None:
+        """Logs a record and saves the state that it leaves.
+
+        Args:
+            record: what was measured.
+            seconds: how long it took.
+
+        Raises:
+            MetricError: a value that is not a finite number; nothing of the record is written.
+            Superseded: a later attempt has begun.
+        """
+        assert self._checkpoint is not None
+        self.run.count_epoch()
+        system = {"system/epoch_seconds": seconds, "system/memory_mib": peak_memory_mib()}
+        extra = {**self._checkpoint.note_best(record), **system}
+        checked({**record.metrics, **extra})
+        if self._accelerator.is_main_process:
+            self._checkpoint.save(record, first=partial(self._writer.log, record, extra))
+            if record.metrics:
+                _log.info("%s", _one_line(record))
+        else:
+            self._checkpoint.save(record)
+        self.metrics |= record.metrics
+
+    def finish(self) -> None:
+        """Makes the training state durable at the end of the task."""
+        assert self._checkpoint is not None
+        self._checkpoint.finish()
+
+    def write_summary(self) -> None:
+        """The last words of a run that has done its work: a paragraph on its page, and its learning curves.
+
+        Raises:
+            Superseded: a later attempt has begun.
+        """
+        self._fence.check()
+        self._writer.describe(_description(self.identity, self.metrics))
+        history = Query().only([self.run_id]).ended("RUNNING").history()
+        per_step = history.groupby("metric")["step"].nunique()
+        curves = [name for name in per_step[per_step > 1].index if name.startswith(_CURVES)]
+        if curves:
+            figure = learning_curves(history[history["metric"].isin(curves)], self.identity.name)
+            self._writer.store_file("figures/curves.png", figure)
+
+    def flush(self) -> None:
+        """Waits until the last state is durable; a failure is only reported, since the run has to be closed."""
+        try:
+            if self._checkpoint is not None:
+                self._checkpoint.flush()
+        except Exception as error:
+            _log.error("while ending: %s: %s", type(error).__name__, error)
+
+    def upload_last(self) -> None:
+        """Brings the newest whole state to the artifact store, where that is elsewhere."""
+        if self._checkpoint is not None:
+            self._checkpoint.upload_last()
+
+    def end(self, status: Status, reason: str = "") -> None:
+        """Closes the run, unless a later attempt has begun: then it is that one's to close."""
+        try:
+            self._fence.check()
+        except Superseded as error:
+            _log.warning("%s", error)
+            return
+        self._writer.end(status, reason)
+        _log.info("run %s (%s) %s%s", self.run_id, self.identity.name, status, f": {reason}" if reason else "")
+
+
+def _one_line(record: Record) -> str:
+    values = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+    return f"step {record.step}  {values}"
+
+
+def _description(identity: Identity, metrics: Mapping[str, float]) -> str:
+    """What was run, on what and with which result, in one paragraph."""
+    data = "; ".join(
+        f"{source.context}: {source.name} ({', '.join(f'{k} {v}' for k, v in source.profile.items())})"
+        for source in identity.sources
+    )
+    score = scores.score_from_tags([identity.tags.get(contract.SCORE)])
+    names = scores.headline(sorted(metrics), score)[:_MOST_RESULTS]
+    results = ", ".join(f"{name} {metrics[name]:.4g}" for name in names)
+    device = identity.tags.get(contract.DEVICE, "an unknown device")
+    parts = [f"Task `{identity.task}`, {identity.name}, on {device}."]
+    parts += [f"Data: {data}."] if data else []
+    parts += [f"Result: {results}."] if results else []
+    return " ".join(parts)

@@ -1,0 +1,94 @@
+"""What has to agree in several places; each message names the file and the line to add."""
+
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from labtrail.commands.fetch import known_datasets
+from labtrail.config import load_json
+from labtrail.console import COMMANDS
+from labtrail.jobs.backends import NAMES, queue_named
+from labtrail.jobs.script import BatchConfig
+from projects.distill.config import ALONE, METHOD_NAMES, DataConfig, DataName
+from projects.distill.data import DATA_SETS
+from projects.distill.methods import METHODS
+from projects.pamap2.config import Fusion
+from projects.pamap2.fusions import FUSIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def agree(here: Collection[str], there: Collection[str], add_here: str, add_there: str) -> None:
+    """Two sets of names; the message says what to add where."""
+    for name in sorted(set(there) - set(here)):
+        pytest.fail(add_here.format(name=name))
+    for name in sorted(set(here) - set(there)):
+        pytest.fail(add_there.format(name=name))
+
+
+def test_methods_of_distill() -> None:
+    agree(
+        set(METHOD_NAMES) - set(ALONE),
+        METHODS,
+        'projects/distill/config.py: add "{name}" to Method',
+        'projects/distill/methods.py: add to METHODS the line "{name}": MethodSpec(YourClass, 1.0)',
+    )
+
+
+def test_data_sets_of_distill() -> None:
+    agree(
+        get_args(DataName),
+        DATA_SETS,
+        'projects/distill/config.py: add "{name}" to DataName',
+        'projects/distill/data.py: add to DATA_SETS the line "{name}": DataSet(your_reader, classes, flip=True)',
+    )
+    assert DataConfig().name in DATA_SETS
+
+
+def test_fusions_of_pamap2() -> None:
+    agree(
+        get_args(Fusion),
+        FUSIONS,
+        'projects/pamap2/config.py: add "{name}" to Fusion',
+        'projects/pamap2/fusions.py: add to FUSIONS the line "{name}": YourClass()',
+    )
+
+
+def test_batch_schedulers() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    plugins = project["entry-points"]["mlflow.project_backend"]
+    agree(
+        plugins,
+        NAMES,
+        'pyproject.toml: add to mlflow.project_backend the line {name} = "labtrail.sweeps.mlflow_backend:{name}"',
+        "src/labtrail/jobs/backends.py: add {name} to SCHEDULERS",
+    )
+    for name in NAMES:
+        queue = queue_named(name, 1.0)
+        assert queue.name == name, f"src/labtrail/jobs/{name}.py: name = {name!r}"
+        assert queue.longest_name > 40, f"src/labtrail/jobs/{name}.py: longest_name: a job's name ends with a key"
+
+
+def test_commands_are_listed() -> None:
+    files = {path.stem for path in (ROOT / "src/labtrail/commands").glob("*.py")} - {"__init__"}
+    agree(
+        {name for section in COMMANDS.values() for name in section},
+        files,
+        "src/labtrail/console.py: add {name} to COMMANDS with a few words, then make commands",
+        "src/labtrail/commands/{name}.py: this file is missing; it has the click command ``command``",
+    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "slurm").glob("*.json")), ids=lambda path: path.name)
+def test_resources_of_jobs_load(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert load_json(BatchConfig, path).template.is_file(), f"{path}: template: no such file"
+
+
+def test_data_sets_to_fetch_are_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for name, data_set in known_datasets().items():
+        assert data_set.licence, f"datasets.py: {name}: say under which licence it may be used"
