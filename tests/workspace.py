@@ -121,6 +121,11 @@ class Workspace:
         with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
             database.execute("UPDATE experiments SET artifact_location = ?", (str(folder / "mlruns/0"),))
 
+    def without_store(self) -> "Workspace":
+        """The same folder before anything has been run in it."""
+        (self.folder / "mlflow.db").unlink()
+        return self
+
     def write(self, name: str, text: str) -> Path:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -194,7 +194,9 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
 def _describe(cls: type[BaseModel], path: Path | None, origin: Mapping[str, str], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
-    given = next((option for name, option in origin.items() if f"{name}.".startswith(f"{key}.")), None)
+    # A section may be refused for a value in it, and a value for a part of it.
+    related = (option for name, option in origin.items() if _is_within(name, key) or _is_within(key, name))
+    given = next(related, None)
     where = f"{given}:" if given else f"{path}: {key}:" if path else f"{key}:"
     if problem["type"] == "extra_forbidden":
         section = _section_at(cls, location[:-1])
@@ -204,6 +206,10 @@ def _describe(cls: type[BaseModel], path: Path | None, origin: Mapping[str, str]
         return f"{where} missing; it has no default"
     hint = " (YAML reads an unquoted no as false: quote it)" if problem["input"] is False else ""
     return f"{where} {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}{hint}"
+
+
+def _is_within(key: str, section: str) -> bool:
+    return f"{key}.".startswith(f"{section}.")
 
 
 def choices(name: str, valid: Sequence[str]) -> str:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from labtrail.errors import DataError
+
 _CHUNK = 1 << 20
 
 
@@ -94,8 +96,11 @@ def encode(name: str, content: Any) -> bytes:
     """The bytes of an artifact: a Figure, a DataFrame, a str, bytes, or the path of a file.
 
     Raises:
+        DataError: the name leads out of the folder that it belongs to.
         TypeError: no way is known to store this content under this name.
     """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"file {name!r}: it leads out of the run's folder; name it below that")
     if isinstance(content, bytes):
         return content
     if isinstance(content, str):

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-import subprocess
+from contextlib import ExitStack
 
 import pandas as pd
 import pytest
@@ -120,41 +120,38 @@ def test_fetch_imports_and_train_reads(workspace: Workspace) -> None:
     assert workspace.query().runs()["name"].tolist() == ["wlasl50-adamw-s0"]
 
 
-def test_eight_at_once_through_mlflow(workspace: Workspace) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_several_at_once_through_mlflow(count: int, workspace: Workspace) -> None:
     assert workspace.run("labtrail", "init").returncode == 0
     base = ["mlflow", "run", ".", "-e", "spoter", "--env-manager", "local", "--experiment-name", "spoter"]
-    commands = [[*base, "-P", "config=tiny.yaml", "-P", "train.epochs=2", "-P", f"seed={seed}"] for seed in range(8)]
-    _all_succeed(workspace, commands)
-    _assert_eight_complete_runs(workspace)
+    options = ["-P", "config=tiny.yaml", "-P", "train.epochs=2"]
+    _all_succeed(workspace, [[*base, *options, "-P", f"seed={seed}"] for seed in range(count)])
+    _assert_complete_runs(workspace, count)
 
 
 def test_eight_at_once_on_a_store_that_is_not_there(workspace: Workspace) -> None:
+    workspace.without_store()
     base = ["python", "-m", "projects.spoter", "--config", "tiny.yaml", "--train.epochs", "2"]
     _all_succeed(workspace, [[*base, "--seed", str(seed)] for seed in range(8)])
-    _assert_eight_complete_runs(workspace)
+    _assert_complete_runs(workspace, 8)
 
 
 def _all_succeed(workspace: Workspace, commands: list[list[str]]) -> None:
-    running = [
-        subprocess.Popen(
-            workspace.command(*words), cwd=workspace.folder, env=workspace.environment, text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )
-        for words in commands
-    ]  # fmt: skip
-    for process in running:
-        _, errors = process.communicate(timeout=400)
-        assert process.returncode == 0, errors
+    with ExitStack() as stack:
+        running = [stack.enter_context(workspace.started(*words)) for words in commands]
+        for process in running:
+            _, errors = process.communicate(timeout=400)
+            assert process.returncode == 0, errors
 
 
-def _assert_eight_complete_runs(workspace: Workspace) -> None:
+def _assert_complete_runs(workspace: Workspace, count: int) -> None:
     client = workspace.client()
     names = {one.experiment_id: one.name for one in client.search_experiments()}
     runs = workspace.query().runs()
-    assert sorted(runs["cfg.seed"].astype(int)) == list(range(8))
+    assert sorted(runs["cfg.seed"].astype(int)) == list(range(count))
     assert {names[one] for one in runs["experiment_id"]} == {"spoter"}
     assert runs["test/accuracy"].notna().all()
-    assert len(workspace.query().history(["train/loss"])) == 16
+    assert len(workspace.query().history(["train/loss"])) == 2 * count
     assert client.search_runs(["0"]) == []
 
 
@@ -178,6 +175,7 @@ def test_bad_input_starts_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    workspace.without_store()
     monkeypatch.chdir(workspace.folder)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(SystemExit) as caught:
@@ -209,6 +207,7 @@ def test_unknown_data_set_lists_the_valid_ones(workspace: Workspace) -> None:
 
 
 def test_help_and_print_config(workspace: Workspace) -> None:
+    workspace.without_store()
     shown = workspace.spoter("--help")
     assert shown.returncode == 0
     for text in ("--train.learning_rate [0.001]  peak learning rate", "--again", "--processes", "--print-config"):

@@ -39,6 +39,11 @@ class Fence:
         """Whether this attempt comes after one that has begun, which may still be alive somewhere."""
         return self._token > self._highest() > 0
 
+    @property
+    def superseded(self) -> bool:
+        """Whether a later attempt has begun."""
+        return self._highest() > self._token
+
     def activate(self) -> None:
         """Begins this attempt; every earlier one finds itself shut out. Nothing lowers the fence again.
 
@@ -55,8 +60,7 @@ class Fence:
         Raises:
             Superseded: a later attempt has begun.
         """
-        highest = self._highest()
-        if highest > self._token:
+        if self.superseded:
             raise Superseded(
-                f"run {self._run_id}: attempt {highest} has taken it over; attempt {self._token} writes no more"
+                f"run {self._run_id}: attempt {self._highest()} has taken it over; attempt {self._token} writes no more"
             )

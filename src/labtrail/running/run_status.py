@@ -7,6 +7,7 @@ from mlflow.entities import RunTag
 from mlflow.tracking.context import registry
 
 from labtrail import contract
+from labtrail.running.fence import Fence
 from labtrail.running.writer import LONGEST_REASON
 from labtrail.store import connection, locks
 
@@ -23,9 +24,12 @@ def mark_refused(reason: str, status: int = contract.REFUSED) -> None:
 
 
 def note_exit_status(status: int) -> None:
-    """Leaves the exit status of this process on the run that ``mlflow run`` has created, which turns it into 1."""
+    """Leaves the exit status of this process on the run that ``mlflow run`` has created, which turns it into 1.
+
+    Not on a run that a later attempt has taken over: then it is that one's to tell.
+    """
     run_id = os.environ.get("MLFLOW_RUN_ID")
-    if run_id:
+    if run_id and not Fence(run_id).superseded:
         connection.current_store().set_tag(run_id, contract.EXIT_STATUS, str(status))
 
 

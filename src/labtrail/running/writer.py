@@ -83,7 +83,7 @@ class RunWriter:
         )
         stale = {name for name in before.data.tags if name.startswith(contract.SCHEDULER_PREFIX)} - set(tags)
         stale -= {contract.SUBMISSIONS, contract.PROGRESS}
-        for name in ({contract.STATUS_REASON, contract.ENDED} | stale) & set(before.data.tags):
+        for name in ({contract.STATUS_REASON, contract.ENDED, contract.EXIT_STATUS} | stale) & set(before.data.tags):
             self._client.delete_tag(self.run_id, name)
         self._client.update_run(self.run_id, status="RUNNING")
 

@@ -67,6 +67,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_store, tmp_path)
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     for name, text in (("qsub", QSUB), ("qselect", QSELECT), ("qdel", QDEL)):
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
