@@ -7,16 +7,13 @@ Shape suffixes as in ``model.py``: B windows, M modalities, L tokens of a modali
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from projects.pamap2.config import HEADS, RANK
-
-if TYPE_CHECKING:
-    from projects.pamap2.model import FusionModel
+from projects.pamap2.config import HEADS, RANK, ModelConfig
 
 
 class Output(NamedTuple):
@@ -31,14 +28,39 @@ class Output(NamedTuple):
     shares: Tensor | None
 
 
+class Network(nn.Module):
+    """What a fusion finds in the network, and the parts that it may add.
+
+    Attributes:
+        config, classes: of the network.
+        dropout: before every classifier.
+        classify: for what the fusion returns the width of.
+    """
+
+    config: ModelConfig
+    classes: int
+    dropout: nn.Dropout
+    classify: nn.Linear
+    heads: nn.ModuleList
+    kinds: nn.Parameter
+    query: nn.Parameter
+    norm: nn.LayerNorm
+    key: nn.Linear
+    value: nn.Linear
+    gate: nn.Linear
+    squeeze: nn.ModuleList
+    factors: nn.Parameter
+    mix: nn.Parameter
+
+
 class FusionRule(Protocol):
     """How modalities become one decision."""
 
-    def add_parts(self, model: "FusionModel", modalities: int) -> int:
+    def add_parts(self, model: Network, modalities: int) -> int:
         """Adds the parts that it trains; the width of what the classifier gets, 0 if it has classifiers of its own."""
         ...
 
-    def fuse(self, model: "FusionModel", tokens: list[Tensor], seen_BM: Tensor) -> Output:
+    def fuse(self, model: Network, tokens: list[Tensor], seen_BM: Tensor) -> Output:
         """Logits.
 
         Args:
@@ -52,12 +74,12 @@ class FusionRule(Protocol):
 class Early:
     """Joined channels, one encoder: the tokens are those of all modalities together."""
 
-    def add_parts(self, model: "FusionModel", modalities: int) -> int:
+    def add_parts(self, model: Network, modalities: int) -> int:
         """Nothing but the classifier."""
         del modalities
         return model.config.width
 
-    def fuse(self, model: "FusionModel", tokens: list[Tensor], seen_BM: Tensor) -> Output:
+    def fuse(self, model: Network, tokens: list[Tensor], seen_BM: Tensor) -> Output:
         """The mean token, classified."""
         del seen_BM
         return Output(model.classify(model.dropout(tokens[0].mean(1))), None)
@@ -66,12 +88,12 @@ class Early:
 class Late:
     """A classifier for each modality; the mean of their logits."""
 
-    def add_parts(self, model: "FusionModel", modalities: int) -> int:
+    def add_parts(self, model: Network, modalities: int) -> int:
         """The classifiers."""
         model.heads = nn.ModuleList(nn.Linear(model.config.width, model.classes) for _ in range(modalities))
         return 0
 
-    def fuse(self, model: "FusionModel", tokens: list[Tensor], seen_BM: Tensor) -> Output:
+    def fuse(self, model: Network, tokens: list[Tensor], seen_BM: Tensor) -> Output:
         """The mean over those that take part."""
         pairs = zip(model.heads, tokens, strict=True)
         logits_BMK = torch.stack([head(model.dropout(x_BLD.mean(1))) for head, x_BLD in pairs], dim=1)
@@ -82,7 +104,7 @@ class Late:
 class Hybrid:
     """One learnt query looks at every token of every modality that is there."""
 
-    def add_parts(self, model: "FusionModel", modalities: int) -> int:
+    def add_parts(self, model: Network, modalities: int) -> int:
         """An embedding of each modality, the query, and the projections."""
         width = model.config.width
         model.kinds = nn.Parameter(torch.randn(modalities, width) * 0.02)
@@ -91,7 +113,7 @@ class Hybrid:
         model.key, model.value = nn.Linear(width, width), nn.Linear(width, width)
         return width
 
-    def fuse(self, model: "FusionModel", tokens: list[Tensor], seen_BM: Tensor) -> Output:
+    def fuse(self, model: Network, tokens: list[Tensor], seen_BM: Tensor) -> Output:
         """Attention over all tokens; a modality's share is the weight of its tokens, a mean over heads."""
         lengths = [x_BLD.shape[1] for x_BLD in tokens]
         marked = [x_BLD + kind for x_BLD, kind in zip(tokens, model.kinds, strict=True)]
@@ -112,13 +134,13 @@ class Hybrid:
 class Gated:
     """A scalar gate for each modality, a softmax over those that take part."""
 
-    def add_parts(self, model: "FusionModel", modalities: int) -> int:
+    def add_parts(self, model: Network, modalities: int) -> int:
         """The gate."""
         del modalities
         model.gate = nn.Linear(model.config.width, 1)
         return model.config.width
 
-    def fuse(self, model: "FusionModel", tokens: list[Tensor], seen_BM: Tensor) -> Output:
+    def fuse(self, model: Network, tokens: list[Tensor], seen_BM: Tensor) -> Output:
         """The gated mean of the modalities' mean tokens, classified."""
         pooled_BMD = torch.stack([x_BLD.mean(1) for x_BLD in tokens], dim=1)
         scores_BM = model.gate(pooled_BMD)[..., 0].masked_fill(~seen_BM, float("-inf"))
@@ -129,12 +151,12 @@ class Gated:
 class TensorProduct:
     """Outer product of all modalities with a constant (Zadeh et al. 2017), of width 5 each."""
 
-    def add_parts(self, model: "FusionModel", modalities: int) -> int:
+    def add_parts(self, model: Network, modalities: int) -> int:
         """A projection to 4 for each modality."""
         model.squeeze = nn.ModuleList(nn.Linear(model.config.width, 4) for _ in range(modalities))
         return 5**modalities
 
-    def fuse(self, model: "FusionModel", tokens: list[Tensor], seen_BM: Tensor) -> Output:
+    def fuse(self, model: Network, tokens: list[Tensor], seen_BM: Tensor) -> Output:
         """The product, classified."""
         del seen_BM
         joint = tokens[0].new_ones(len(tokens[0]), 1)
@@ -147,14 +169,14 @@ class TensorProduct:
 class LowRank:
     """The same product through factors of low rank (Liu et al. 2018)."""
 
-    def add_parts(self, model: "FusionModel", modalities: int) -> int:
+    def add_parts(self, model: Network, modalities: int) -> int:
         """The factors of each modality, and how they are mixed."""
         rank, width = model.config.rank or RANK, model.config.width
         model.factors = nn.Parameter(torch.randn(modalities, rank, width + 1, width) / (width + 1) ** 0.5)
         model.mix = nn.Parameter(torch.ones(rank) / rank)
         return width
 
-    def fuse(self, model: "FusionModel", tokens: list[Tensor], seen_BM: Tensor) -> Output:
+    def fuse(self, model: Network, tokens: list[Tensor], seen_BM: Tensor) -> Output:
         """The mixed product, classified."""
         del seen_BM
         product = None

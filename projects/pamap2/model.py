@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from projects.pamap2.config import ModelConfig
-from projects.pamap2.fusions import FUSIONS, Output
+from projects.pamap2.fusions import FUSIONS, Network, Output
 from projects.pamap2.schema import MODALITIES
 
 
@@ -49,21 +49,8 @@ class Encoder(nn.Module):
         return self.body(x_BLD + self.positions[:, : x_BLD.shape[1]])
 
 
-class FusionModel(nn.Module):
+class FusionModel(Network):
     """Windows of several modalities to class logits."""
-
-    # Parts that the fusions add; a network has those of its own.
-    classify: nn.Linear
-    heads: nn.ModuleList
-    kinds: nn.Parameter
-    query: nn.Parameter
-    norm: nn.LayerNorm
-    key: nn.Linear
-    value: nn.Linear
-    gate: nn.Linear
-    squeeze: nn.ModuleList
-    factors: nn.Parameter
-    mix: nn.Parameter
 
     def __init__(self, config: ModelConfig, channels: Sequence[int], classes: int) -> None:
         super().__init__()

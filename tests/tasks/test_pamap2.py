@@ -174,6 +174,7 @@ def test_prepared_data_that_are_gone_are_prepared_again(workspace: Workspace) ->
     ],
 )
 def test_bad_input_is_one_line(options: list[str], wanted: str, workspace: Workspace) -> None:
+    workspace.without_store()
     done = workspace.run("python", "-m", "projects.pamap2", *options)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

@@ -75,6 +75,7 @@ def test_a_profile_and_a_comparison(workspace: Workspace) -> None:
     ],
 )
 def test_bad_input_starts_nothing(workspace: Workspace, options: tuple[str, ...], status: int, says: str) -> None:
+    workspace.without_store()
     done = profiler(workspace, *options)
     assert done.returncode == status
     assert says in done.stderr

@@ -35,6 +35,8 @@ PACKAGES = (
     "scipy.optimize", "scipy.spatial.distance", "sklearn.datasets", "sklearn.ensemble", "optuna", "jinja2",
 )  # fmt: skip
 _LARGEST_MESSAGE = 1 << 20
+# Bytes of a message's length.
+_HEAD = 8
 _POLL_S = 0.02
 
 
@@ -100,11 +102,12 @@ class Preloaded:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", __file__, str(theirs.fileno()), *packages],
+                [sys.executable, "-P", __file__, str(theirs.fileno())],
                 env=dict(os.environ if environment is None else environment),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
+        self._socket.sendall(_framed(list(packages)))
 
     @property
     def pid(self) -> int:
@@ -133,10 +136,9 @@ class Preloaded:
         report, theirs = os.pipe()
         try:
             content = {"words": list(words), "folder": str(folder), "environment": dict(environment)}
-            message = json.dumps(content).encode()
-            head = len(message).to_bytes(8, "big")
-            socket.send_fds(self._socket, [head], [stdout, stderr, theirs])
-            self._socket.sendall(message)
+            message = _framed(content)
+            socket.send_fds(self._socket, [message[:_HEAD]], [stdout, stderr, theirs])
+            self._socket.sendall(message[_HEAD:])
         except OSError:
             os.close(report)
             raise
@@ -154,8 +156,15 @@ class Preloaded:
         self._process.wait()
 
 
-def _serve(control: socket.socket, packages: Sequence[str]) -> None:
-    """Imports the packages, then forks for each message until the other side is gone."""
+def _framed(content: object) -> bytes:
+    """A message: its length in eight bytes, then JSON."""
+    message = json.dumps(content).encode()
+    return len(message).to_bytes(_HEAD, "big") + message
+
+
+def _serve(control: socket.socket) -> None:
+    """Imports the packages of the first message, then forks for each until the other side is gone."""
+    packages = json.loads(_received(control, int.from_bytes(_received(control, _HEAD), "big")))
     ours = _search_path(os.environ)
     installed = [path for path in sys.path if path not in ours]
     for name in packages:
@@ -172,7 +181,7 @@ def _serve(control: socket.socket, packages: Sequence[str]) -> None:
             woken.recv(4096)
         _tell_ends(reports)
         if control in ready:
-            head, descriptors, _, _ = socket.recv_fds(control, 8, 3)
+            head, descriptors, _, _ = socket.recv_fds(control, _HEAD, 3)
             if not head:
                 return
             asked = json.loads(_received(control, int.from_bytes(head, "big")))
@@ -183,7 +192,10 @@ def _serve(control: socket.socket, packages: Sequence[str]) -> None:
 def _received(control: socket.socket, size: int) -> bytes:
     parts = b""
     while len(parts) < size:
-        parts += control.recv(min(_LARGEST_MESSAGE, size - len(parts)))
+        part = control.recv(min(_LARGEST_MESSAGE, size - len(parts)))
+        if not part:
+            raise SystemExit("the process that asked is gone")
+        parts += part
     return parts
 
 
@@ -287,4 +299,4 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     _end_with_parent()
-    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
+    _serve(socket.socket(fileno=int(sys.argv[1])))

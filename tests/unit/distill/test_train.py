@@ -75,7 +75,7 @@ def test_in_less_memory_it_is_the_same_training(method: str, tmp_path: Path, mon
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize("method", METHODS)
 def test_everything_that_a_method_trains_is_in_optimizer_and_checkpoint(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +146,7 @@ def test_only_a_baseline_smooths_its_labels() -> None:
     )
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_balanced_extra_term_pulls_as_hard_as_cross_entropy(method: str) -> None:
     config = small_config(method=method)
     learner, _, _ = terms(config)

@@ -17,7 +17,9 @@ from labtrail.jobs.scheduler import Job
 SPEAKS = """
 import os, random, sys, threading, atexit
 atexit.register(lambda: print("exit handler"))
-threading.Thread(target=lambda: print("thread"), daemon=False).start()
+thread = threading.Thread(target=lambda: print("thread"))
+thread.start()
+thread.join()
 print(sys.argv[1:], os.getcwd(), os.environ.get("COLOUR"), sys.path[0], __name__, "wave" in sys.modules)
 print(os.getsid(0) == os.getpid(), random.random())
 print("to stderr", file=sys.stderr)
@@ -104,6 +106,9 @@ def test_when_the_preloaded_process_dies_its_commands_count_as_lost(tmp_path: Pa
     process = start(forking, tmp_path, "waits")
     os.kill(forking.pid, signal.SIGKILL)
     assert process.wait(30) == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while forking.alive and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not forking.alive
     with pytest.raises(OSError, match=r"."):
         start(forking, tmp_path, "waits")
