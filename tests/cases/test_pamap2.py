@@ -32,6 +32,7 @@ def fuzzed() -> Output:
     return Output(fuzz.status, (*fuzz.lines, *leak.lines))
 
 
+@pytest.mark.xfail(reason=HONEST, strict=True)
 def test_no_recording_ends_in_a_traceback() -> None:
     output = fuzzed()
     assert output.status == 0

@@ -118,6 +118,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_run(workspace: Workspace)
     assert workspace.query("campaign").runs().empty
 
 
+@pytest.mark.slow
 def test_a_study_survives_the_death_of_a_worker(workspace: Workspace) -> None:
     campaign(workspace)
     workspace.write("search.yaml", SEARCH)

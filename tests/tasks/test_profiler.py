@@ -20,6 +20,7 @@ def profiler(workspace: Workspace, *options: str):
     return workspace.run("python", "-m", "projects.profiler", "--config", "configs/profiler/tiny.yaml", *options)
 
 
+@pytest.mark.slow
 def test_a_profile_and_a_comparison(workspace: Workspace) -> None:
     first = workspace.mlflow_run("profiler", "-P", "config=configs/profiler/tiny.yaml", "-P", "batch_sizes=2,4")
     assert first.returncode == 0, first.stderr

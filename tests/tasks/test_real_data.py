@@ -8,6 +8,7 @@ import pytest
 from tests.workspace import Workspace
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_clips_from_import_to_test(workspace: Workspace, real_data: Path) -> None:
     source = real_data / "wlasl50"

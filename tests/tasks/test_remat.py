@@ -29,6 +29,7 @@ def remat(workspace: Workspace, *options: str):
     return workspace.run("python", "-m", "projects.profiler", "remat", "--config", "small.yaml", *options)
 
 
+@pytest.mark.slow
 def test_a_plan_its_frontier_and_torchs(workspace: Workspace) -> None:
     workspace.write("small.yaml", SMALL)
     done = workspace.mlflow_run("profiler-remat", "-P", "config=small.yaml", "-P", "memory=0.7")

@@ -28,7 +28,7 @@ def _history(workspace: Workspace, run_id: str) -> pd.DataFrame:
     return pd.DataFrame(points, columns=["metric", "step", "value"])
 
 
-@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("end", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_continues_bitwise_after(end: str, reference: tuple[int, Workspace, str], workspace: Workspace) -> None:
     processes, whole, whole_id = reference
     command = ["python", "-m", "projects.spoter", "--config", "tiny.yaml", "--processes", str(processes)]

@@ -115,20 +115,20 @@ class Simulator:
         """Drops an activation that is kept, or keeps one that is dropped."""
         change = -1 if storage in self.dropped else 1
         self.dropped ^= {storage}
-        lying = [one for one in self.flow.lying[storage] if self.flow.forward[one]]
-        for one in lying:
-            self._missing[one] += change
+        writers = [node for node in self.flow.lying[storage] if self.flow.forward[node]]
+        for node in writers:
+            self._missing[node] += change
         dirty = {storage}
         slots: set[int] = set()
-        moved = self._place(lying, slots)
-        self._run_or_not({*lying, *(one for node in moved for one in self.flow.sources[node])}, dirty)
+        moved = self._place(writers, slots)
+        self._run_or_not({*writers, *(source for node in moved for source in self.flow.sources[node])}, dirty)
         for node in moved:
             self._renew_state(node, slots)
             dirty.update(self.flow.nodes[node].storages)
-            for one in self.flow.sources[node]:
-                dirty.update(self.flow.nodes[one].storages)
-        for one in dirty:
-            self._renew(one, slots)
+            for source in self.flow.sources[node]:
+                dirty.update(self.flow.nodes[source].storages)
+        for dirty_storage in dirty:
+            self._renew(dirty_storage, slots)
         for slot in slots:
             self._measure(slot)
 
