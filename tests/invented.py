@@ -15,9 +15,16 @@ ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def fill(
-    *, methods: Sequence[str] = METHODS, alphas: Sequence[float] = ALPHAS, seeds: int = 3, epochs: int = 12,
-    failures: int = 1, campaign: str = "round", params: int = 0, task: str = "distill",
-) -> list[str]:  # fmt: skip
+    *,
+    methods: Sequence[str] = METHODS,
+    alphas: Sequence[float] = ALPHAS,
+    seeds: int = 3,
+    epochs: int = 12,
+    failures: int = 1,
+    campaign: str = "round",
+    params: int = 0,
+    task: str = "distill",
+) -> list[str]:
     """Runs of a sweep in the current store, with curves, some of which did not finish; ids of the finished ones."""
     experiment = connection.initialise([task])[task]
     client = connection.current_store()
@@ -59,17 +66,27 @@ def _curves(peak: float, epochs: int, draw: random.Random) -> list[Metric]:
 
 
 def _run(
-    client: MlflowClient, experiment: str, task: str, campaign: str, settings: dict, points: list[Metric],
+    client: MlflowClient,
+    experiment: str,
+    task: str,
+    campaign: str,
+    settings: dict,
+    points: list[Metric],
     end: str = "FINISHED",
-) -> str:  # fmt: skip
+) -> str:
     name = f"{settings['method']}-a{settings['alpha']}-s{settings['seed']}"
     start = 1_700_000_000_000 + 60_000 * settings["seed"]
     run_id = client.create_run(experiment, start_time=start, run_name=name).info.run_id
     tags = {
-        contract.TASK: task, contract.CAMPAIGN: campaign, contract.KEY: f"key-{campaign}-{name}", contract.ENDED: end,
-        contract.SCORE: "maximize validation/accuracy", contract.ATTEMPTS: "1", contract.DEVICE: "cpu (invented)",
+        contract.TASK: task,
+        contract.CAMPAIGN: campaign,
+        contract.KEY: f"key-{campaign}-{name}",
+        contract.ENDED: end,
+        contract.SCORE: "maximize validation/accuracy",
+        contract.ATTEMPTS: "1",
+        contract.DEVICE: "cpu (invented)",
         contract.GIT_COMMIT: "0123456789abcdef",
-    }  # fmt: skip
+    }
     params = [Param(f"{contract.CONFIG_PREFIX}{key}", str(value)) for key, value in settings.items()]
     client.log_batch(run_id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
     for begin in range(0, len(points), 1000):

@@ -61,12 +61,22 @@ def cases() -> Iterator[Case]:
         "digits",
         [
             ["projects.distill", *_QUICK_DIGITS, "--model.name", "resnet14"],
-            *(["projects.distill", *_QUICK_DIGITS, "--method", method, "--teacher_model", "resnet14"]
-              for method in ("rkd", "vid", "control")),
-            ["projects.distill", "bundle", "--config", "configs/distill-bundle/digits.yaml", "--train.epochs", "2",
-             "--teacher_model", "resnet14"],
+            *(
+                ["projects.distill", *_QUICK_DIGITS, "--method", method, "--teacher_model", "resnet14"]
+                for method in ("rkd", "vid", "control")
+            ),
+            [
+                "projects.distill",
+                "bundle",
+                "--config",
+                "configs/distill-bundle/digits.yaml",
+                "--train.epochs",
+                "2",
+                "--teacher_model",
+                "resnet14",
+            ],
         ],
-    )  # fmt: skip
+    )
     fusions = ("gated", "tensor", "low_rank", "early", "late", "hybrid")
     pamap2 = ["projects.pamap2", "--config", "configs/pamap2/quick_sweep.yaml", "--train.epochs", "2"]
     yield Case("fusions", [[*pamap2, "--model.fusion", fusion] for fusion in fusions])
@@ -118,9 +128,13 @@ class Place:
         log = self.folder / "killed.log"
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", *words], cwd=self.folder, env=self.environment, stdout=output, stderr=output,
+                [sys.executable, "-m", *words],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         deadline = time.monotonic() + 60 * minutes
         while wanted not in log.read_text() and process.poll() is None:
             if time.monotonic() > deadline:
@@ -266,9 +280,13 @@ def continued(folder: Path, old: Path, new: Path) -> int:
 def _kill_in_a_trial(place: Place, words: Words) -> None:
     """Kills a study while its first trial is at work; its worker ends with it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", *words], cwd=place.folder, env=place.environment, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", *words],
+        cwd=place.folder,
+        env=place.environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 300
     while not any(run.data.metrics for run in _runs_or_none(place) if run.data.tags["labtrail.task"] == "distill"):
         if time.monotonic() > deadline or process.poll() is not None:

@@ -15,27 +15,42 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Wing or module of src/labtrail -> floor: it imports what stands on lower floors, and within itself.
 FLOORS = {
-    "errors": 1, "contract": 1, "files": 1, "record": 1, "statistics": 1,
-    "config": 2, "figures": 2, "fetch": 2, "stepgraph": 2,
+    "errors": 1,
+    "contract": 1,
+    "files": 1,
+    "record": 1,
+    "statistics": 1,
+    "config": 2,
+    "figures": 2,
+    "fetch": 2,
+    "stepgraph": 2,
     "store": 3,
-    "jobs": 4, "query": 4,
+    "jobs": 4,
+    "query": 4,
     "running": 5,
-    "sweeps": 6, "report": 6,
+    "sweeps": 6,
+    "report": 6,
     "commands": 7,
-    "console": 8, "batch": 8,
-}  # fmt: skip
+    "console": 8,
+    "batch": 8,
+}
 # Wings that are named already and get their first module later.
 PLANNED = {"testing": 6, "adapters": 6, "templates": 7}
 # Library -> modules that may import it: all below a name that ends with a dot.
 MAY_IMPORT = {
     "mlflow": (
-        "labtrail.store.connection", "labtrail.store.sync", "labtrail.query.query", "labtrail.query.find",
-        "labtrail.running.claim", "labtrail.running.writer", "labtrail.running.run_status",
+        "labtrail.store.connection",
+        "labtrail.store.sync",
+        "labtrail.query.query",
+        "labtrail.query.find",
+        "labtrail.running.claim",
+        "labtrail.running.writer",
+        "labtrail.running.run_status",
         "labtrail.sweeps.mlflow_backend",
     ),
     "optuna": ("labtrail.sweeps.study",),
     "sqlalchemy": ("labtrail.store.", "labtrail.query.database"),
-}  # fmt: skip
+}
 _ADDRESS = re.compile(r"(?:labtrail|projects)(?:\.\w+)+(?::\w+)?")
 _CODE = re.compile(r"\b(?:import|from)\s+((?:labtrail|projects|mlflow|optuna|sqlalchemy)[\w.]*)")
 # Calls whose string arguments are names of modules, or code.
@@ -215,12 +230,28 @@ def fresh(code: str) -> subprocess.CompletedProcess[str]:
 
 
 LIGHT = (
-    "labtrail", "labtrail.config", "labtrail.contract", "labtrail.errors", "labtrail.fetch", "labtrail.figures",
-    "labtrail.files", "labtrail.record", "labtrail.statistics", "labtrail.running.task", "labtrail.running.cli",
-    "labtrail.running.registry", "labtrail.console", "labtrail.commands.run", "labtrail.commands.campaign",
-    "labtrail.commands.study", "labtrail.commands.report", "projects.spoter.tasks", "projects.pamap2.tasks",
-    "projects.distill.tasks", "projects.profiler.tasks",
-)  # fmt: skip
+    "labtrail",
+    "labtrail.config",
+    "labtrail.contract",
+    "labtrail.errors",
+    "labtrail.fetch",
+    "labtrail.figures",
+    "labtrail.files",
+    "labtrail.record",
+    "labtrail.statistics",
+    "labtrail.running.task",
+    "labtrail.running.cli",
+    "labtrail.running.registry",
+    "labtrail.console",
+    "labtrail.commands.run",
+    "labtrail.commands.campaign",
+    "labtrail.commands.study",
+    "labtrail.commands.report",
+    "projects.spoter.tasks",
+    "projects.pamap2.tasks",
+    "projects.distill.tasks",
+    "projects.profiler.tasks",
+)
 
 
 def test_light_modules_load_nothing_heavy() -> None:
@@ -261,9 +292,12 @@ def test_the_face_has_what_it_lists() -> None:
 def test_the_face_is_written_alike_for_type_checkers() -> None:
     tree = ast.parse((ROOT / "src/labtrail/__init__.py").read_text())
     typed = {
-        alias.asname: node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
-        for alias in node.names if alias.asname
-    }  # fmt: skip
+        alias.asname: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if alias.asname
+    }
     table = next(
         node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_PUBLIC"
     )

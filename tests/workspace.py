@@ -174,18 +174,30 @@ class Workspace:
 
     def mlflow_run(self, entry_point: str, *options: str) -> subprocess.CompletedProcess[str]:
         return self.run(
-            "mlflow", "run", ".", "-e", entry_point, "--env-manager", "local", "--experiment-name", "spoter",
+            "mlflow",
+            "run",
+            ".",
+            "-e",
+            entry_point,
+            "--env-manager",
+            "local",
+            "--experiment-name",
+            "spoter",
             *options,
-        )  # fmt: skip
+        )
 
     @contextmanager
     def started(self, *words: str, stdout: str = "stdout.log") -> Generator[Command]:
         """A command in the background; everything it started is gone afterwards."""
         with (self.folder / stdout).open("w") as output:
             process = self._forked(words, output.fileno()) or subprocess.Popen(
-                self.command(*words), cwd=self.folder, env=self.environment, text=True,
-                stdout=output, stderr=subprocess.PIPE,
-            )  # fmt: skip
+                self.command(*words),
+                cwd=self.folder,
+                env=self.environment,
+                text=True,
+                stdout=output,
+                stderr=subprocess.PIPE,
+            )
             try:
                 yield process
             finally:

@@ -23,13 +23,17 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
     Raises:
         QueryError: there is none.
     """
-    found = lt.find_runs(config.runs, "distill")
+    run_ids = lt.find_runs(config.runs, "distill")
     if config.campaign:
-        own = _cells(config.campaign)
-        found = [one for one in found if one in own]
-    whole = [one for one in found if Path(FEATURES).name in lt.artifact_names(one, str(Path(FEATURES).parent))]
-    if len(whole) < len(found):
-        _log.info("%d runs; left out: %d without %s, of another version", len(whole), len(found) - len(whole), FEATURES)
+        cells = _cells(config.campaign)
+        run_ids = [run_id for run_id in run_ids if run_id in cells]
+    whole = [
+        run_id for run_id in run_ids if Path(FEATURES).name in lt.artifact_names(run_id, str(Path(FEATURES).parent))
+    ]
+    if len(whole) < len(run_ids):
+        _log.info(
+            "%d runs; left out: %d without %s, of another version", len(whole), len(run_ids) - len(whole), FEATURES
+        )
     if not whole:
         raise lt.QueryError(f"campaign {config.campaign!r}: no finished distill run of it; start it with -e campaign")
     return config.model_copy(update={"runs": ",".join(whole)})
@@ -37,12 +41,12 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
 
 def _cells(campaign: str) -> set[str]:
     """The runs of a campaign: those of its table, which also names runs that it found done, and those it has tagged."""
-    found = set(lt.Query("distill").campaign(campaign).runs()["run_id"])
+    run_ids = set(lt.Query("distill").campaign(campaign).runs()["run_id"])
     rounds = lt.Query("campaign").configured({"name": campaign}).ended("FINISHED", "FAILED").with_archived().runs()
     for run_id in rounds["run_id"]:
         if "cells.csv" in lt.artifact_names(run_id, "tables"):
-            found |= set(pd.read_csv(lt.artifact(run_id, "tables/cells.csv"))["run_id"].dropna())
-    return found
+            run_ids |= set(pd.read_csv(lt.artifact(run_id, "tables/cells.csv"))["run_id"].dropna())
+    return run_ids
 
 
 def sources(config: AnalysisConfig) -> Sequence[lt.DataSource]:
@@ -50,8 +54,8 @@ def sources(config: AnalysisConfig) -> Sequence[lt.DataSource]:
     ids = config.runs.split(",")
     teachers = lt.Query("distill").only(ids).runs()["cfg.teacher"]
     return [
-        lt.artifact_source(one, FEATURES, "features", "features")
-        for one in dict.fromkeys([*ids, *(one for one in teachers if one)])
+        lt.artifact_source(run_id, FEATURES, "features", "features")
+        for run_id in dict.fromkeys([*ids, *(run_id for run_id in teachers if run_id)])
     ]
 
 
@@ -80,9 +84,9 @@ def findings(accuracy: pd.DataFrame, noise: pd.DataFrame) -> str:
         accuracy, noise: as ``comparison`` makes them.
     """
     lines = ["# Findings", ""]
-    for (data, recipe), own in lt.grouped(accuracy, ["data", "recipe"]):
+    for (data, recipe), group in lt.grouped(accuracy, ["data", "recipe"]):
         lines += [f"## {data}{f', {recipe}' if recipe else ''}", ""]
-        baseline = own[own["method"] == "none"]
+        baseline = group[group["method"] == "none"]
         if len(baseline):
             first = baseline.iloc[0]
             lines.append(f"- Baseline: {first['accuracy']:.4f} test accuracy, mean of {first['seeds']} seeds.")
@@ -95,23 +99,23 @@ def findings(accuracy: pd.DataFrame, noise: pd.DataFrame) -> str:
                 "ones are lost in the noise."
             )
         for name in ("baseline", "control"):
-            lines += _against(own, name)
+            lines += _against(group, name)
         lines.append("")
     return "\n".join(lines)
 
 
-def _against(own: pd.DataFrame, name: str) -> list[str]:
-    if f"gain_{name}" not in own:
+def _against(arms: pd.DataFrame, name: str) -> list[str]:
+    if f"gain_{name}" not in arms:
         return []
-    known = own[own[f"gain_{name}"].notna() & ~own["method"].isin(["none", "control"])]
+    known = arms[arms[f"gain_{name}"].notna() & ~arms["method"].isin(["none", "control"])]
     if not len(known):
         return []
     best = known.loc[known[f"gain_{name}"].idxmax()]
     clear = known[known[f"p_{name}_holm"] < _SIGNIFICANT]
-    told = ", ".join(f"{row['arm']} at {row['alpha']:g}" for _, row in clear.iterrows()) or "none"
+    names = ", ".join(f"{row['arm']} at {row['alpha']:g}" for _, row in clear.iterrows()) or "none"
     return [
         f"- Against the {name}, largest gain: {best['arm']} at alpha {best['alpha']:g}, "
         f"{best[f'gain_{name}']:+.4f} (95 % over seeds {best[f'gain_{name}_low']:+.4f} to "
         f"{best[f'gain_{name}_high']:+.4f}; over test images {best[f'gain_{name}_images_low']:+.4f} to "
-        f"{best[f'gain_{name}_images_high']:+.4f}). Different after Holm's correction: {told}."
+        f"{best[f'gain_{name}_images_high']:+.4f}). Different after Holm's correction: {names}."
     ]

@@ -60,11 +60,11 @@ def read_cifar(path: Path, classes: int) -> tuple[Raw, Raw]:
     train = [name for name in sorted(members) if name.startswith("data_batch") or name == "train"]
     test = [name for name in sorted(members) if name in ("test_batch", "test")]
     if not train or not test:
-        found = ", ".join(sorted(members)) or "nothing"
-        raise lt.DataError(f"{path}: expected data_batch_1 .. 5 and test_batch, or train and test; found {found}")
+        names = ", ".join(sorted(members)) or "nothing"
+        raise lt.DataError(f"{path}: expected data_batch_1 .. 5 and test_batch, or train and test; found {names}")
     key = b"labels" if classes == 10 else b"fine_labels"
     parts = [_cifar_part(f"{path}/{name}", members[name], key, classes) for name in train]
-    whole = Raw(np.concatenate([one.images for one in parts]), np.concatenate([one.labels for one in parts]))
+    whole = Raw(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
     return whole, _cifar_part(f"{path}/{test[0]}", members[test[0]], key, classes)
 
 
@@ -76,15 +76,15 @@ def _tar_members(path: Path) -> dict[str, bytes]:
         with gzip.open(path) as stream:
             content = stream.read()
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            found = {}
+            members = {}
             for member in archive:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
                     raise lt.DataError(f"{path}: expected names inside the archive, found {member.name!r}")
                 stream = archive.extractfile(member) if member.isfile() else None
                 if stream is not None:
-                    found[name.name] = stream.read()
-            return found
+                    members[name.name] = stream.read()
+            return members
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise lt.DataError(
             f"{path}: expected a whole tar.gz archive, found it damaged: {error}; fetch it again"
@@ -94,11 +94,15 @@ def _tar_members(path: Path) -> dict[str, bytes]:
 def _cifar_part(name: str, content: bytes, key: bytes, classes: int) -> Raw:
     try:
         # A restricted unpickler: the official files are pickles.
-        found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        content_of_part = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:
         raise lt.DataError(f"{name}: expected a pickled batch of images, found it unreadable: {error}") from error
-    given = {k.encode() if isinstance(k, str) else k: v for k, v in found.items()} if isinstance(found, dict) else {}
-    images, labels = given.get(b"data"), given.get(key)
+    by_name = (
+        {k.encode() if isinstance(k, str) else k: v for k, v in content_of_part.items()}
+        if isinstance(content_of_part, dict)
+        else {}
+    )
+    images, labels = by_name.get(b"data"), by_name.get(key)
     if not isinstance(images, np.ndarray) or images.ndim != 2 or images.shape[1] != 3072 or images.dtype != np.uint8:
         shape = getattr(images, "shape", type(images).__name__)
         raise lt.DataError(f"{name}: expected images of 3072 bytes, found {shape}")
@@ -107,16 +111,18 @@ def _cifar_part(name: str, content: bytes, key: bytes, classes: int) -> Raw:
 
 def _checked(name: str, images: np.ndarray, labels: Any, classes: int) -> Raw:
     try:
-        own = np.asarray(labels).reshape(-1).astype(np.int64)
+        label_array = np.asarray(labels).reshape(-1).astype(np.int64)
     except (TypeError, ValueError):
-        own = np.zeros(0, dtype=np.int64)
-    if len(own) != len(images):
-        raise lt.DataError(f"{name}: expected a label for each of {len(images)} images, found {len(own)}")
-    wrong = np.flatnonzero((own < 0) | (own >= classes))
+        label_array = np.zeros(0, dtype=np.int64)
+    if len(label_array) != len(images):
+        raise lt.DataError(f"{name}: expected a label for each of {len(images)} images, found {len(label_array)}")
+    wrong = np.flatnonzero((label_array < 0) | (label_array >= classes))
     if wrong.size:
         place = int(wrong[0])
-        raise lt.DataError(f"{name}: image {place}: expected a label from 0 to {classes - 1}, found {own[place]}")
-    return Raw(np.ascontiguousarray(images), own)
+        raise lt.DataError(
+            f"{name}: image {place}: expected a label from 0 to {classes - 1}, found {label_array[place]}"
+        )
+    return Raw(np.ascontiguousarray(images), label_array)
 
 
 def read_svhn(folder: Path) -> tuple[Raw, Raw]:
@@ -138,8 +144,8 @@ def read_mat(path: Path) -> Raw:
     if not path.is_file():
         raise lt.DataError(f"{path}: expected the official file, found nothing there; fetch it first")
     try:
-        found: Mapping[str, Any] = loadmat(path, variable_names=["X", "y"])
-        images, labels = found["X"], found["y"].reshape(-1)
+        matrices: Mapping[str, Any] = loadmat(path, variable_names=["X", "y"])
+        images, labels = matrices["X"], matrices["y"].reshape(-1)
     except Exception as error:
         raise lt.DataError(f"{path}: expected a MATLAB file with X and y: {error}; fetch it again") from error
     if images.shape[:3] != (32, 32, 3) or images.dtype != np.uint8:

@@ -29,18 +29,18 @@ def figures_of(runs: pd.DataFrame, accuracy: pd.DataFrame, measures: pd.DataFram
         runs: a row per run.
         accuracy, measures: as ``comparison`` makes them.
     """
-    found = {}
+    pictures = {}
     for data, table in accuracy.groupby("data"):
-        for number, (recipe, own) in enumerate(table.groupby("recipe")):
+        for number, (recipe, group) in enumerate(table.groupby("recipe")):
             name = f"accuracy_{data}" + (f"_{number}" if number else "")
-            found[name] = over_alpha(own, f"{data}, {recipe}" if recipe else str(data))
+            pictures[name] = over_alpha(group, f"{data}, {recipe}" if recipe else str(data))
     if not arms_of(runs):
-        return found
-    found |= {f"map_{name}": heat_map(measures, name, words) for name, words in _MAPS.items()}
-    found["alignment"] = alignment(runs)
-    found["cka"] = stages(measures)
-    found["pull"] = pull(runs)
-    return found
+        return pictures
+    pictures |= {f"map_{name}": heat_map(measures, name, words) for name, words in _MAPS.items()}
+    pictures["alignment"] = alignment(runs)
+    pictures["cka"] = stages(measures)
+    pictures["pull"] = pull(runs)
+    return pictures
 
 
 def over_alpha(table: pd.DataFrame, data: str) -> Figure:
@@ -77,23 +77,30 @@ def over_alpha(table: pd.DataFrame, data: str) -> Figure:
     return figure
 
 
-def _line(axis: Axes, own: pd.DataFrame, label: str, colour: str, marker: str) -> None:
-    if not len(own):
+def _line(axis: Axes, points: pd.DataFrame, label: str, colour: str, marker: str) -> None:
+    if not len(points):
         return
-    own = own.sort_values("alpha")
-    reach = np.abs(np.stack([own["accuracy"] - own["low"], own["high"] - own["accuracy"]]))
+    points = points.sort_values("alpha")
+    reach = np.abs(np.stack([points["accuracy"] - points["low"], points["high"] - points["accuracy"]]))
     axis.errorbar(
-        own["alpha"], own["accuracy"], reach, label=label, color=colour, fmt=f"{marker}-", markersize=4, capsize=2,
+        points["alpha"],
+        points["accuracy"],
+        reach,
+        label=label,
+        color=colour,
+        fmt=f"{marker}-",
+        markersize=4,
+        capsize=2,
         linewidth=1,
-    )  # fmt: skip
+    )
 
 
 def heat_map(measures: pd.DataFrame, name: str, words: str) -> Figure:
     """One measure by method and alpha, a panel for each data set."""
-    own = measures[measures["method"] != "none"]
-    alphas, names = sorted(own["alpha"].unique()), sorted(own["arm"].unique())
+    taught = measures[measures["method"] != "none"]
+    alphas, names = sorted(taught["alpha"].unique()), sorted(taught["arm"].unique())
     panels = {}
-    for (data, recipe), part in lt.grouped(own, ["data", "recipe"]):
+    for (data, recipe), part in lt.grouped(taught, ["data", "recipe"]):
         wide = part.pivot(index="arm", columns="alpha", values=name).reindex(index=names, columns=alphas)
         panels[f"{data}, {recipe}" if recipe else str(data)] = wide.to_numpy(float)
     return figures.heat_maps(
@@ -103,14 +110,17 @@ def heat_map(measures: pd.DataFrame, name: str, words: str) -> Figure:
 
 def alignment(runs: pd.DataFrame) -> Figure:
     """Whether students that are more like their teacher are better: accuracy over CKA, one point per run."""
-    own = students(runs[~runs["method"].isin(["none", "control"])])
+    taught = students(runs[~runs["method"].isin(["none", "control"])])
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
-    for index, (method, part) in enumerate(own.groupby("arm")):
+    for index, (method, part) in enumerate(taught.groupby("arm")):
         colour = figures.COLOURS[index % len(figures.COLOURS)]
         axis.scatter(part["cka_33"], part["accuracy"], label=method, color=colour, s=14 + 30 * part["alpha"])
-    axis.set(xlabel="debiased CKA with the teacher, last stage", ylabel="test accuracy",
-             title="Alike and accurate? One point per run, larger for larger alpha")  # fmt: skip
+    axis.set(
+        xlabel="debiased CKA with the teacher, last stage",
+        ylabel="test accuracy",
+        title="Alike and accurate? One point per run, larger for larger alpha",
+    )
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return figure
@@ -118,29 +128,37 @@ def alignment(runs: pd.DataFrame) -> Figure:
 
 def stages(measures: pd.DataFrame) -> Figure:
     """Debiased CKA of all pairs of stages, one panel per method, mean over data sets, alphas and seeds."""
-    own = measures[~measures["method"].isin(["none", "control"])]
+    taught = measures[~measures["method"].isin(["none", "control"])]
     panels = {
         str(method): np.array([[part[f"cka_{row}{column}"].mean() for column in "123"] for row in "123"])
-        for method, part in own.groupby("arm")
+        for method, part in taught.groupby("arm")
     }
     return figures.heat_maps(
-        panels, ["1", "2", "3"], ["1", "2", "3"], "debiased CKA",
-        "Stages of the student (rows) and the teacher (columns)", digits=2, width=2.0,
-    )  # fmt: skip
+        panels,
+        ["1", "2", "3"],
+        ["1", "2", "3"],
+        "debiased CKA",
+        "Stages of the student (rows) and the teacher (columns)",
+        digits=2,
+        width=2.0,
+    )
 
 
 def pull(runs: pd.DataFrame) -> Figure:
     """How hard the extra term pulls at the student against cross entropy: alpha means another thing to each method."""
-    own = runs.dropna(subset=["gradient_ratio"])
-    names = sorted(own["method"].unique())
+    taught = runs.dropna(subset=["gradient_ratio"])
+    names = sorted(taught["method"].unique())
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     axis = figure.subplots()
     for index, name in enumerate(names):
-        values = own.loc[own["method"] == name, "gradient_ratio"]
+        values = taught.loc[taught["method"] == name, "gradient_ratio"]
         axis.plot(np.full(len(values), index), values, "o", color=figures.COLOURS[0], alpha=0.5, markersize=4)
     axis.axhline(1.0, color="0.6", linewidth=1)
     axis.set_xticks(range(len(names)), names, fontsize=8)
-    axis.set(yscale="log", ylabel="gradient of the extra term / of CE",
-             title="The pull of each method at its base weight, one point per run")  # fmt: skip
+    axis.set(
+        yscale="log",
+        ylabel="gradient of the extra term / of CE",
+        title="The pull of each method at its base weight, one point per run",
+    )
     axis.grid(alpha=0.3, axis="y")
     return figure

@@ -13,9 +13,16 @@ from projects.distill.evidence import correct
 _KEYS = ("data", "recipe", "method", "arm", "alpha")
 # What a method has of its own against the same students without a teacher.
 _COMPARED = (
-    "accuracy", "accuracy_last", "nll", "brier", "ece", "stage_3_effective_dimension", "stage_3_two_nn", "stage_3_knn",
+    "accuracy",
+    "accuracy_last",
+    "nll",
+    "brier",
+    "ece",
+    "stage_3_effective_dimension",
+    "stage_3_two_nn",
+    "stage_3_knn",
     "stage_3_probe",
-)  # fmt: skip
+)
 
 
 def students(runs: pd.DataFrame) -> pd.DataFrame:
@@ -35,16 +42,16 @@ def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     known = students(runs)
-    for key, own in lt.grouped(known.sort_values("seed"), _KEYS):
-        score = t_interval(own["accuracy"].to_numpy(float))
+    for key, group in lt.grouped(known.sort_values("seed"), _KEYS):
+        score = t_interval(group["accuracy"].to_numpy(float))
         row: dict[str, Any] = dict(zip(_KEYS, key, strict=True))
         alike = known[(known["data"] == row["data"]) & (known["recipe"] == row["recipe"])]
-        row |= {"seeds": len(own), "accuracy": float(score.value), "low": float(score.low), "high": float(score.high)}
+        row |= {"seeds": len(group), "accuracy": float(score.value), "low": float(score.low), "high": float(score.high)}
         control = alike[(alike["method"] == "control") & (alike["alpha"] == row["alpha"])]
         for name, other in (("baseline", alike[alike["method"] == "none"]), ("control", control)):
             if row["method"] not in ("none", name):
-                row |= _gain(own, other, name)
-        rows.append({**row, "run_ids": " ".join(own["run_id"])})
+                row |= _gain(group, other, name)
+        rows.append({**row, "run_ids": " ".join(group["run_id"])})
     table = pd.DataFrame(rows)
     for name in ("baseline", "control"):
         column = f"p_{name}"
@@ -54,9 +61,9 @@ def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _gain(own: pd.DataFrame, other: pd.DataFrame, name: str) -> dict[str, float]:
+def _gain(arm: pd.DataFrame, other: pd.DataFrame, name: str) -> dict[str, float]:
     """Paired differences of accuracy over the seeds that both have."""
-    pairs = own.merge(other, on="seed", suffixes=("", "_other"))
+    pairs = arm.merge(other, on="seed", suffixes=("", "_other"))
     if not len(pairs):
         return {}
     difference = (pairs["accuracy"] - pairs["accuracy_other"]).to_numpy(float)
@@ -67,11 +74,11 @@ def _gain(own: pd.DataFrame, other: pd.DataFrame, name: str) -> dict[str, float]
         ],
         axis=0,
     )
-    found, images = t_interval(difference), bootstrap_mean(by_image)
+    interval, images = t_interval(difference), bootstrap_mean(by_image)
     return {
-        f"gain_{name}": float(found.value),
-        f"gain_{name}_low": float(found.low),
-        f"gain_{name}_high": float(found.high),
+        f"gain_{name}": float(interval.value),
+        f"gain_{name}_low": float(interval.low),
+        f"gain_{name}_high": float(interval.high),
         f"gain_{name}_images_low": float(images.low),
         f"gain_{name}_images_high": float(images.high),
         f"p_{name}": paired_t(difference),
@@ -81,8 +88,8 @@ def _gain(own: pd.DataFrame, other: pd.DataFrame, name: str) -> dict[str, float]
 def noise_table(runs: pd.DataFrame) -> pd.DataFrame:
     """The floor under every measure: how much the baseline's seeds differ, and what so many seeds could detect."""
     rows = []
-    own = students(runs)
-    for (data, recipe), baseline in lt.grouped(own[own["method"] == "none"], ["data", "recipe"]):
+    student_runs = students(runs)
+    for (data, recipe), baseline in lt.grouped(student_runs[student_runs["method"] == "none"], ["data", "recipe"]):
         for name in _COMPARED:
             values = baseline[name].dropna().to_numpy(float)
             if len(values) > 1:
@@ -95,8 +102,8 @@ def noise_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 def measure_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds of everything measured, by data, method and alpha."""
-    own = students(runs).drop(columns=["run_id", "seed", "model", "teacher"])
-    return own.groupby(list(_KEYS)).mean(numeric_only=True).reset_index()
+    student_runs = students(runs).drop(columns=["run_id", "seed", "model", "teacher"])
+    return student_runs.groupby(list(_KEYS)).mean(numeric_only=True).reset_index()
 
 
 def arms_of(table: pd.DataFrame) -> Sequence[str]:

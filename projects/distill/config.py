@@ -142,11 +142,11 @@ class BundleConfig(DistillConfig):
     @model_validator(mode="after")
     def _students_differ(self) -> "BundleConfig":
         # A baseline has no alpha, and a loss that is not given is the bundle's.
-        own = [
-            ("none" if one.method == "none" else (one.method, one.alpha), one.loss or self.loss)
-            for one in self.students
+        identities = [
+            ("none" if student.method == "none" else (student.method, student.alpha), student.loss or self.loss)
+            for student in self.students
         ]
-        if len(set(own)) < len(own):
+        if len(set(identities)) < len(identities):
             raise ValueError("two students are the same")
         return self
 
@@ -154,8 +154,11 @@ class BundleConfig(DistillConfig):
 def configs_of(config: BundleConfig) -> list[DistillConfig]:
     """The config of each student, as of a run by itself."""
     shared = {name: getattr(config, name) for name in DistillConfig.model_fields}
-    own = [{"method": one.method, "alpha": one.alpha, "loss": one.loss or config.loss} for one in config.students]
-    return [DistillConfig.model_validate(shared | one) for one in own]
+    varied = [
+        {"method": student.method, "alpha": student.alpha, "loss": student.loss or config.loss}
+        for student in config.students
+    ]
+    return [DistillConfig.model_validate(shared | values) for values in varied]
 
 
 class AnalysisConfig(lt.Config):

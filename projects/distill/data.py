@@ -84,10 +84,10 @@ def _moments(channel: np.ndarray) -> tuple[float, float]:
 
 def _digits(_folder: Path) -> tuple[Raw, Raw]:
     """1,797 scanned digits (UCI, bundled with scikit-learn), each pixel doubled to 16 x 16; a fifth is for testing."""
-    found = load_digits()
-    images = (found.images * (255 / 16)).round().astype(np.uint8)[:, None]
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).round().astype(np.uint8)[:, None]
     images = images.repeat(2, axis=2).repeat(2, axis=3)
-    labels = found.target.astype(np.int64)
+    labels = digits.target.astype(np.int64)
     test = _held_out(labels, _DIGITS_TEST, _DIGITS_SEED)
     return Raw(images[~test], labels[~test]), Raw(images[test], labels[test])
 
@@ -126,8 +126,8 @@ def _held_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     mask = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        mask[generator.permutation(own)[: max(1, round(share * len(own)))]] = True
+        places = np.flatnonzero(labels == label)
+        mask[generator.permutation(places)[: max(1, round(share * len(places)))]] = True
     return mask
 
 

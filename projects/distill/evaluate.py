@@ -39,7 +39,7 @@ def predict(model: nn.Module, images: Resident) -> Answers:
         index = torch.arange(begin, min(begin + _BATCH, len(images)))
         out = model(images.plain(index))
         logits.append(out.logits.float().cpu())
-        stages.append([one.float().mean((2, 3)).cpu() for one in out.stages])
+        stages.append([stage.float().mean((2, 3)).cpu() for stage in out.stages])
     joined = tuple(torch.cat(parts).numpy() for parts in zip(*stages, strict=True))
     return Answers(torch.cat(logits).numpy(), images.labels.cpu().numpy(), joined)
 

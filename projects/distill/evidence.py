@@ -68,12 +68,12 @@ def collect(run_ids: Sequence[str]) -> pd.DataFrame:
                 **(beside(features_of(run["run_id"]), features_of(teacher)) if teacher else {}),
             }
         )
-    found = pd.DataFrame(rows)
-    for (data, _), own in lt.grouped(found, ["data", "recipe"]):
-        labels = {features_of(run_id)["labels"].tobytes() for run_id in own["run_id"]}
+    run_table = pd.DataFrame(rows)
+    for (data, _), group in lt.grouped(run_table, ["data", "recipe"]):
+        labels = {features_of(run_id)["labels"].tobytes() for run_id in group["run_id"]}
         if len(labels) > 1:
             raise lt.DataError(f"data {data}: the runs were tested on different images; name runs of one data set")
-    return found
+    return run_table
 
 
 def _arm(method: str, loss: str) -> str:
@@ -99,35 +99,37 @@ def features_of(run_id: str) -> Mapping[str, np.ndarray]:
     return load_file(lt.artifact(run_id, FEATURES))
 
 
-def measures(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def measures(features_by_stage: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """How a network's own features lie, stage by stage."""
-    labels = found["labels"][:_IMAGES]
+    labels = features_by_stage["labels"][:_IMAGES]
     result: dict[str, Any] = {}
     for stage in STAGES:
-        own = found[stage][:_IMAGES]
-        result[f"{stage}_effective_dimension"] = participation_ratio(own)
-        result[f"{stage}_two_nn"] = two_nn(own)
-        result[f"{stage}_knn"] = neighbour_accuracy(own, labels)
-        result[f"{stage}_probe"] = probe_accuracy(own, labels)
+        features = features_by_stage[stage][:_IMAGES]
+        result[f"{stage}_effective_dimension"] = participation_ratio(features)
+        result[f"{stage}_two_nn"] = two_nn(features)
+        result[f"{stage}_knn"] = neighbour_accuracy(features, labels)
+        result[f"{stage}_probe"] = probe_accuracy(features, labels)
     return result
 
 
 def beside(student: Mapping[str, np.ndarray], teacher: Mapping[str, np.ndarray]) -> dict[str, float]:
     """How like its teacher a student is: features of all pairs of stages, and errors."""
     result = {}
-    for own in STAGES:
-        for given in STAGES:
-            pair = student[own][:_IMAGES], teacher[given][:_IMAGES]
-            result[f"cka_{own[-1]}{given[-1]}"] = debiased_cka(*(one.astype(float) for one in pair))
+    for student_stage in STAGES:
+        for teacher_stage in STAGES:
+            pair = student[student_stage][:_IMAGES], teacher[teacher_stage][:_IMAGES]
+            result[f"cka_{student_stage[-1]}{teacher_stage[-1]}"] = debiased_cka(
+                *(features.astype(float) for features in pair)
+            )
     last = student[STAGES[-1]][:_IMAGES], teacher[STAGES[-1]][:_IMAGES]
-    result["rsa"] = rdm_correlation(*(dissimilarities(one.astype(float)) for one in last))
+    result["rsa"] = rdm_correlation(*(dissimilarities(features.astype(float)) for features in last))
     result["procrustes"] = procrustes_distance(*last)
-    wrong = [one["logits"].argmax(axis=1) != one["labels"] for one in (student, teacher)]
+    wrong = [features["logits"].argmax(axis=1) != features["labels"] for features in (student, teacher)]
     result["error_overlap"] = error_overlap(*wrong)
     return result
 
 
 def correct(run_id: str) -> np.ndarray:
     """Which test images a run has right, bool, (n,)."""
-    found = features_of(run_id)
-    return found["logits"].argmax(axis=1) == found["labels"]
+    answers = features_of(run_id)
+    return answers["logits"].argmax(axis=1) == answers["labels"]

@@ -28,8 +28,8 @@ def example(config: DistillConfig, batch_size: int) -> lt.Example:
         images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, _CLASSES, (batch_size,))
 
-    def loss(model: nn.Module, given: tuple[Tensor, Tensor]) -> Tensor:
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         assert isinstance(model, Learner)
-        return model.loss(*model.terms(model.student(given[0]), None, given[1]))
+        return model.loss(*model.terms(model.student(batch[0]), None, batch[1]))
 
     return lt.Example(learner, (images, labels), loss)

@@ -51,9 +51,9 @@ def probe_accuracy(features: np.ndarray, labels: np.ndarray, folds: int = 5) -> 
     return float(cross_val_score(probe, features, labels, cv=splits).mean())
 
 
-def procrustes_distance(one: np.ndarray, other: np.ndarray) -> float:
+def procrustes_distance(first_features: np.ndarray, other: np.ndarray) -> float:
     """Distance left after the best rotation of centred features of size 1 (Williams et al. 2021); 0 .. sqrt(2)."""
-    first, second = (_centred(features) for features in (one, other))
+    first, second = (_centred(features) for features in (first_features, other))
     overlap = np.linalg.svd(first.T @ second, compute_uv=False).sum()
     return float(np.sqrt(max(0.0, 2 - 2 * overlap)))
 
@@ -63,8 +63,8 @@ def _centred(features: np.ndarray) -> np.ndarray:
     return rows / max(float(np.linalg.norm(rows)), np.finfo(float).tiny)
 
 
-def error_overlap(one: np.ndarray, other: np.ndarray) -> float:
+def error_overlap(first: np.ndarray, other: np.ndarray) -> float:
     """Cohen's kappa of two networks' errors (bool, (n,)): 1 the same images, 0 as many in common as by chance."""
-    both = float((one == other).mean())
-    chance = float(one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean()))
+    both = float((first == other).mean())
+    chance = float(first.mean() * other.mean() + (1 - first.mean()) * (1 - other.mean()))
     return (both - chance) / (1 - chance) if chance < 1 else float("nan")

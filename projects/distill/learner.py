@@ -63,7 +63,7 @@ def gradient_comparison(model: nn.Module, ce: Tensor, extra: Tensor) -> tuple[Te
         model: the student; the graph of both terms is kept.
         ce, extra: scalars, without alpha.
     """
-    parameters = [one for one in model.parameters() if one.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     first, second = (
         torch.cat([gradient.flatten().double() for gradient in _gradients(term, parameters)]) for term in (ce, extra)
     )
@@ -72,8 +72,11 @@ def gradient_comparison(model: nn.Module, ce: Tensor, extra: Tensor) -> tuple[Te
 
 
 def _gradients(term: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(own) if one is None else one for own, one in zip(parameters, found, strict=True)]
+    gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+    return [
+        torch.zeros_like(parameter) if one is None else one
+        for parameter, one in zip(parameters, gradients, strict=True)
+    ]
 
 
 def balance(learner: Learner, terms: Callable[[int], tuple[Tensor, Tensor]], batches: int) -> None:

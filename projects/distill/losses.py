@@ -27,7 +27,7 @@ def _full_precision(loss: Callable[..., Any]) -> Callable[..., Any]:
     def raised(value: Any) -> Any:
         if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
             return value.float()
-        return [raised(one) for one in value] if isinstance(value, list | tuple) else value
+        return [raised(element) for element in value] if isinstance(value, list | tuple) else value
 
     @functools.wraps(loss)
     def wrapped(first: Any, *others: Any, **options: Any) -> Any:
@@ -55,15 +55,19 @@ def logit_loss(student_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Te
         student_BK, teacher_BK: logits.
         temperature: T > 0.
     """
-    own, given = ((z.double() / temperature).log_softmax(1) for z in (student_BK, teacher_BK.detach()))
-    return temperature**2 * F.kl_div(own, given, reduction="batchmean", log_target=True).to(student_BK.dtype)
+    student_log_BK, teacher_log_BK = (
+        (z.double() / temperature).log_softmax(1) for z in (student_BK, teacher_BK.detach())
+    )
+    return temperature**2 * F.kl_div(student_log_BK, teacher_log_BK, reduction="batchmean", log_target=True).to(
+        student_BK.dtype
+    )
 
 
 @_full_precision
 def standardised_logit_loss(student_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
     """``logit_loss`` of logits standardised row by row (Sun et al. 2024); arguments as there."""
-    own, given = (_standardised(z.double()) for z in (student_BK, teacher_BK))
-    return logit_loss(own, given, temperature).to(student_BK.dtype)
+    student_z_BK, teacher_z_BK = (_standardised(z.double()) for z in (student_BK, teacher_BK))
+    return logit_loss(student_z_BK, teacher_z_BK, temperature).to(student_BK.dtype)
 
 
 def _standardised(z_BK: Tensor) -> Tensor:
@@ -87,11 +91,13 @@ def decoupled_losses(
     Returns:
         Both, with the factor T^2 / B.
     """
-    own, given = (_decoupled(z.double() / temperature, labels_B) for z in (student_BK, teacher_BK.detach()))
+    student_parts, teacher_parts = (
+        _decoupled(z.double() / temperature, labels_B) for z in (student_BK, teacher_BK.detach())
+    )
     scale = temperature**2
     first, second = (
         scale * F.kl_div(one, other, reduction="batchmean", log_target=True).to(student_BK.dtype)
-        for one, other in zip(own, given, strict=True)
+        for one, other in zip(student_parts, teacher_parts, strict=True)
     )
     return first, second
 
@@ -124,8 +130,8 @@ def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], form: s
             norm of the difference, as in their eq. 2.
     """
     terms = []
-    for own, given in zip(student, teacher, strict=True):
-        difference = torch.sub(*(_attention_map(f) for f in _same_size(own, given.detach())))
+    for student_map, teacher_map in zip(student, teacher, strict=True):
+        difference = torch.sub(*(_attention_map(f) for f in _same_size(student_map, teacher_map.detach())))
         terms.append(difference.square().mean() if form == "code" else difference.norm(dim=1).mean())
     return torch.stack(terms).sum()
 
@@ -136,11 +142,11 @@ def _attention_map(f_BCHW: Tensor) -> Tensor:
     return unit(scaled.square().mean(1).flatten(1))
 
 
-def _same_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def _same_size(first: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """The larger map pooled to the smaller one's height and width."""
-    height, width = min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3])
+    height, width = min(first.shape[2], other.shape[2]), min(first.shape[3], other.shape[3])
     pooled, other_pooled = (
-        x if x.shape[2:] == (height, width) else F.adaptive_avg_pool2d(x, (height, width)) for x in (one, other)
+        x if x.shape[2:] == (height, width) else F.adaptive_avg_pool2d(x, (height, width)) for x in (first, other)
     )
     return pooled, other_pooled
 
@@ -151,8 +157,8 @@ def neuron_selectivity_loss(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tenso
 
     Invariant to permutations of channels; channels may differ, and of two sizes the larger map is pooled.
     """
-    own, given = _same_size(student_BCHW, teacher_BCHW.detach())
-    s, t = unit(own.flatten(2)), unit(given.flatten(2))
+    student_maps, teacher_maps = _same_size(student_BCHW, teacher_BCHW.detach())
+    s, t = unit(student_maps.flatten(2)), unit(teacher_maps.flatten(2))
     return _kernel_mean(t, t) + _kernel_mean(s, s) - 2 * _kernel_mean(s, t)
 
 
@@ -163,8 +169,8 @@ def _kernel_mean(v_BCN: Tensor, w_BCN: Tensor) -> Tensor:
 @_full_precision
 def relation_distance_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     """Smooth L1 of pairwise distances in units of their mean, RKD-D (Park et al. 2019, eq. 6); widths may differ."""
-    own, given = _relative_distances(student_BD), _relative_distances(teacher_BD.detach())
-    return F.smooth_l1_loss(own, given)
+    student_distances, teacher_distances = _relative_distances(student_BD), _relative_distances(teacher_BD.detach())
+    return F.smooth_l1_loss(student_distances, teacher_distances)
 
 
 def _relative_distances(x_BD: Tensor) -> Tensor:
@@ -200,8 +206,8 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student, teacher: features (B, ...), flattened; shapes may differ but for B.
     """
-    own, given = (unit(_gram(x.flatten(1))) for x in (student, teacher.detach()))
-    return (own - given).square().sum() / len(student) ** 2
+    student_gram, teacher_gram = (unit(_gram(x.flatten(1))) for x in (student, teacher.detach()))
+    return (student_gram - teacher_gram).square().sum() / len(student) ** 2
 
 
 def _gram(x_BD: Tensor) -> Tensor:

@@ -123,8 +123,8 @@ class Factors(nn.Module):
     def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
         """The unweighted term, a scalar."""
         with torch.no_grad():
-            given = self.paraphrase(teacher.stages[2])
-        return losses.factor_loss(self.translate(student.stages[2]), given)
+            factors = self.paraphrase(teacher.stages[2])
+        return losses.factor_loss(self.translate(student.stages[2]), factors)
 
 
 def factors_of(config: LossConfig, shapes: StageWidths) -> int:
@@ -160,12 +160,15 @@ class Variational(nn.Module):
     def __init__(self, _config: LossConfig, shapes: StageWidths) -> None:
         super().__init__()
         pairs = zip(shapes.student, shapes.teacher, strict=True)
-        self.regress = nn.ModuleList(Regressor(own, wanted) for own, wanted in pairs)
+        self.regress = nn.ModuleList(Regressor(width, wanted) for width, wanted in pairs)
 
     def forward(self, student: Output, teacher: Output, _labels_B: Tensor) -> Tensor:
         """The unweighted term, a scalar."""
         stages = zip(self.regress, student.stages, teacher.stages, strict=True)
-        terms = [losses.variational_loss(regress(own), given, regress.rho) for regress, own, given in stages]
+        terms = [
+            losses.variational_loss(regress(student_stage), teacher_stage, regress.rho)
+            for regress, student_stage, teacher_stage in stages
+        ]
         return torch.stack(terms).sum()
 
 

@@ -15,8 +15,14 @@ from projects.distill.config import ModelConfig
 
 # Blocks of each of the three stages.
 BLOCKS: Mapping[str, int] = {
-    "resnet8": 1, "resnet14": 2, "resnet20": 3, "resnet32": 5, "resnet56": 9, "resnet110": 18, "resnet112": 18,
-}  # fmt: skip
+    "resnet8": 1,
+    "resnet14": 2,
+    "resnet20": 3,
+    "resnet32": 5,
+    "resnet56": 9,
+    "resnet110": 18,
+    "resnet112": 18,
+}
 
 
 class Output(NamedTuple):

@@ -56,8 +56,8 @@ def resolve(config: DistillConfig) -> DistillConfig:
     digest = _weights_digest(run_id)
     if config.teacher_sha256 not in ("", digest):
         raise lt.ConfigError([f"teacher_sha256: run {run_id} has weights {digest}, expected {config.teacher_sha256}"])
-    found = {"teacher": run_id, "teacher_version": version or config.teacher_version, "teacher_sha256": digest}
-    return config.model_copy(update=found)
+    resolved = {"teacher": run_id, "teacher_version": version or config.teacher_version, "teacher_sha256": digest}
+    return config.model_copy(update=resolved)
 
 
 # A finished run does not change, and a round has hundreds of students of one teacher: what is read of it is kept.
@@ -115,10 +115,10 @@ def _baseline(config: DistillConfig) -> str:
 def _refuse_other_data(run_id: str, config: DistillConfig) -> None:
     if not _same_data(run_id, config):
         runs = lt.Query("distill").configured({"method": "none", "data.name": config.data.name}).runs()
-        own = run_config(run_id).data
+        theirs = run_config(run_id).data
         raise lt.QueryError(
-            f"teacher: run {run_id} was trained on other images ({own.name}, split seed {own.split_seed}) than this "
-            f"config has ({config.data.name}, split seed {config.data.split_seed}){_listed(runs)}"
+            f"teacher: run {run_id} was trained on other images ({theirs.name}, split seed {theirs.split_seed}) than "
+            f"this config has ({config.data.name}, split seed {config.data.split_seed}){_listed(runs)}"
         )
 
 
@@ -151,8 +151,8 @@ def teacher_source(config: DistillConfig) -> list[lt.DataSource]:
 
 def load_teacher(config: DistillConfig, device: torch.device) -> Taught:
     """The teacher's best weights, frozen, in the memory format and with the fusing that the config asks for."""
-    own, images = run_config(config.teacher), load_images(config.data)
-    model = ResNet(own.model, images.train.images.shape[1], images.classes)
+    teacher_config, images = run_config(config.teacher), load_images(config.data)
+    model = ResNet(teacher_config.model, images.train.images.shape[1], images.classes)
     model.load_state_dict(
         student_weights(lt.load_portable(lt.artifact(config.teacher, BEST_WEIGHTS))["model_state_dict"])
     )

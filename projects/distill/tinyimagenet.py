@@ -74,11 +74,15 @@ def _opened(folder: Path) -> Generator[tuple[list[str], list[int], Callable[[str
         try:
             with zipfile.ZipFile(archive) as file:
                 members = sorted(
-                    (one for one in file.infolist() if not one.is_dir() and one.filename.startswith(f"{_ROOT}/")),
-                    key=lambda one: one.filename,
+                    (
+                        member
+                        for member in file.infolist()
+                        if not member.is_dir() and member.filename.startswith(f"{_ROOT}/")
+                    ),
+                    key=lambda member: member.filename,
                 )
-                names = [one.filename.removeprefix(f"{_ROOT}/") for one in members]
-                yield names, [one.CRC for one in members], lambda name: file.read(f"{_ROOT}/{name}")
+                names = [member.filename.removeprefix(f"{_ROOT}/") for member in members]
+                yield names, [member.CRC for member in members], lambda name: file.read(f"{_ROOT}/{name}")
         except zipfile.BadZipFile as error:
             raise lt.DataError(f"{archive}: expected a whole zip archive, found it damaged: {error}") from error
     else:
@@ -87,25 +91,25 @@ def _opened(folder: Path) -> Generator[tuple[list[str], list[int], Callable[[str
 
 def _train_files(names: Sequence[str], ids: Sequence[str]) -> list[tuple[str, int]]:
     place = {one: index for index, one in enumerate(ids)}
-    found = []
+    files = []
     for name in names:
         parts = name.split("/")
         if parts[0] == "train" and name.endswith(".JPEG"):
             if parts[1] not in place:
                 raise lt.DataError(f"{name}: expected a class of wnids.txt, found {parts[1]!r}")
-            found.append((name, place[parts[1]]))
-    return found
+            files.append((name, place[parts[1]]))
+    return files
 
 
 def _test_files(read: Callable[[str], bytes], ids: Sequence[str]) -> list[tuple[str, int]]:
     place = {one: index for index, one in enumerate(ids)}
-    found = []
+    files = []
     for number, line in enumerate(read("val/val_annotations.txt").decode().splitlines(), start=1):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in place:
             raise lt.DataError(f"val/val_annotations.txt: line {number}: expected a file and its class, found {line!r}")
-        found.append((f"val/images/{fields[0]}", place[fields[1]]))
-    return found
+        files.append((f"val/images/{fields[0]}", place[fields[1]]))
+    return files
 
 
 def _decoded(folder: Path, files: Sequence[tuple[str, int]], read: Callable[[str], bytes]) -> Raw:

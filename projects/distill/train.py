@@ -60,14 +60,14 @@ def train_together(
     Yields:
         (number of the student, its Record); each student's Records are those of a run by itself.
     """
-    shared = next((one for one in configs if one.teacher), configs[0]) if configs else None
+    shared = next((config for config in configs if config.teacher), configs[0]) if configs else None
     if shared is None:
         return
     images = load_images(shared.data)
     splits = resident_splits(images, accelerator.device)
     teacher = load_teacher(shared, accelerator.device) if shared.teacher else None
     students = [Student(config, images, splits, teacher, run) for config, run in zip(configs, runs, strict=True)]
-    for epoch in range(min(one.progress.epoch for one in students), shared.train.epochs):
+    for epoch in range(min(student.progress.epoch for student in students), shared.train.epochs):
         due = [number for number, one in enumerate(students) if one.progress.epoch == epoch]
         steps = {number: students[number].begin(epoch) for number in due}
         for index, batch in batches(shared, splits.train, epoch):
@@ -93,8 +93,8 @@ class Student:
         run: lt.Run,
     ) -> None:
         accelerator = run.accelerator
-        own = teacher if config.teacher else None
-        learner, optimizer = make_learner(config, images, splits, own)
+        used_teacher = teacher if config.teacher else None
+        learner, optimizer = make_learner(config, images, splits, used_teacher)
         self._learner, self._optimizer = accelerator.prepare(learner, optimizer)
         self._config, self._accelerator, self._run = config, accelerator, run
         self._skipped = SkippedSteps(config.method, config.train.skipped_steps)
@@ -103,8 +103,8 @@ class Student:
         self._files: dict[str, Any] = {}
         if self.progress.epoch == 0:
             self._files = _paraphraser_file(self._learner)
-            if own is not None and config.loss.balance == "gradient":
-                calibrate(config, self._learner, own, splits.train, accelerator)
+            if used_teacher is not None and config.loss.balance == "gradient":
+                calibrate(config, self._learner, used_teacher, splits.train, accelerator)
 
     def begin(self, epoch: int) -> "Step":
         """The steps of an epoch."""
@@ -124,10 +124,10 @@ class Student:
         last = scores(predict(self._learner.student, test))
         self._run.load_best(self._learner)
         best = predict(self._learner.student, test)
-        found = scores(best) | {"accuracy_last": last["accuracy"]}
+        metrics = scores(best) | {"accuracy_last": last["accuracy"]}
         if teacher is not None and self._config.teacher:
-            found |= agreement(best, predict(teacher.model, test))
-        return lt.Record(self._config.train.epochs, lt.named("test", found), {FEATURES: features_file(best)})
+            metrics |= agreement(best, predict(teacher.model, test))
+        return lt.Record(self._config.train.epochs, lt.named("test", metrics), {FEATURES: features_file(best)})
 
 
 def make_learner(
@@ -146,9 +146,11 @@ def make_learner(
         learner.matcher.paraphrase = trained_paraphraser(config, teacher, count, splits.train)
     settings = config.train
     optimizer = SGD(
-        [one for one in learner.parameters() if one.requires_grad],
-        lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay,
-    )  # fmt: skip
+        [parameter for parameter in learner.parameters() if parameter.requires_grad],
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
     return learner, optimizer
 
 
@@ -178,11 +180,13 @@ class Step:
 
     def take(self, batch: Tensor, labels: Tensor, taught: Output | None) -> None:
         """One step of the optimizer; the sums stay on the device."""
-        found = self._backward(batch, labels, taught) if self._lean is None else self._planned(batch, labels, taught)
+        batch_figures = (
+            self._backward(batch, labels, taught) if self._lean is None else self._planned(batch, labels, taught)
+        )
         self._optimizer.step()
         self._skipped.note(bool(getattr(self._optimizer, "step_was_skipped", False)))
         self._optimizer.zero_grad()
-        for name, value in found.items():
+        for name, value in batch_figures.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach() * len(labels)
         self._count += len(labels)
 
@@ -213,21 +217,21 @@ class Step:
         Raises:
             MetricError: the loss is not finite; names the method.
         """
-        found = {name: float(total) / self._count for name, total in self._sums.items()}
-        if not math.isfinite(found["loss"]):
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        if not math.isfinite(means["loss"]):
             raise lt.MetricError(
-                f"method {self._method}: the loss of epoch {self._epoch} is {found['loss']}; lower "
+                f"method {self._method}: the loss of epoch {self._epoch} is {means['loss']}; lower "
                 "train.learning_rate or loss.weight"
             )
         if "extra" in self._sums:
-            found |= self._pull | {"extra_weight": float(self._learner.weight)}
-        return found
+            means |= self._pull | {"extra_weight": float(self._learner.weight)}
+        return means
 
 
 def figures(output: Output, labels: Tensor, loss: Tensor, ce: Tensor, extra: Tensor | None) -> dict[str, Tensor]:
     """What is told of a batch, scalars."""
-    found = {"loss": loss, "ce": ce, "accuracy": (output.logits.argmax(1) == labels).float().mean()}
-    return found if extra is None else found | {"extra": extra}
+    values = {"loss": loss, "ce": ce, "accuracy": (output.logits.argmax(1) == labels).float().mean()}
+    return values if extra is None else values | {"extra": extra}
 
 
 def noted_loss(learner: nn.Module, batch: Mapping[str, Any]) -> Tensor:
@@ -290,10 +294,10 @@ def calibrate(
 
 def agreement(student: Answers, teacher: Answers) -> dict[str, float]:
     """How often student and teacher say the same, and the teacher's accuracy on the same images."""
-    own, given = student.logits.argmax(axis=1), teacher.logits.argmax(axis=1)
+    student_classes, teacher_classes = student.logits.argmax(axis=1), teacher.logits.argmax(axis=1)
     return {
-        "teacher_agreement": float((own == given).mean()),
-        "teacher_accuracy": float((given == teacher.labels).mean()),
+        "teacher_agreement": float((student_classes == teacher_classes).mean()),
+        "teacher_accuracy": float((teacher_classes == teacher.labels).mean()),
     }
 
 

@@ -25,29 +25,31 @@ def resolve(config: AnalysisConfig) -> AnalysisConfig:
     Raises:
         QueryError: there is none.
     """
-    found = lt.find_runs(config.runs, "pamap2")
-    newest = lt.data_digests(found[-1])
-    found = list(lt.newest_of_each(lt.Query("pamap2").only(found).runs())["run_id"])
+    run_ids = lt.find_runs(config.runs, "pamap2")
+    newest = lt.data_digests(run_ids[-1])
+    run_ids = list(lt.newest_of_each(lt.Query("pamap2").only(run_ids).runs())["run_id"])
     fit = [
-        one for one in found if lt.data_digests(one) == newest and not lt.run_config(one, Pamap2Config).model.dedicated
+        run_id
+        for run_id in run_ids
+        if lt.data_digests(run_id) == newest and not lt.run_config(run_id, Pamap2Config).model.dedicated
     ]
     if not fit:
         raise lt.QueryError(
             f"runs {config.runs!r}: none on the data of the newest reads all modalities; train one first"
         )
-    if len(fit) < len(found):
-        _log.info("%d runs; left out: %d on other data or on some modalities only", len(fit), len(found) - len(fit))
+    if len(fit) < len(run_ids):
+        _log.info("%d runs; left out: %d on other data or on some modalities only", len(fit), len(run_ids) - len(fit))
     return config.model_copy(update={"runs": ",".join(fit)})
 
 
 def sources(config: AnalysisConfig) -> Sequence[lt.DataSource]:
     """The data set, and the weights of every fold of every run."""
-    return judged_sources([open_run(one) for one in config.runs.split(",")])
+    return judged_sources([open_run(word) for word in config.runs.split(",")])
 
 
 def analyse(config: AnalysisConfig, run: lt.Run) -> Generator[lt.Record]:
     """One Record with all tables and figures."""
-    judged = [open_run(one) for one in config.runs.split(",")]
+    judged = [open_run(word) for word in config.runs.split(",")]
     runs = _runs(config.runs.split(","))
     names = runs.set_index("run_id")[["protocol", "setting", "seed"]]
     evidence = Evidence(*(frame.join(names, on="run_id") for frame in collect(judged, run.accelerator.device)))

@@ -51,17 +51,19 @@ def build(
     files = tqdm(open_recordings(source), desc="recordings", unit="file", leave=False, disable=None)
     recordings = [_without_other(parse_recording(content, name)) for name, content in files]
     _check_full(recordings)
-    missing = pd.concat([quality_table(one) for one in recordings], ignore_index=True)
-    for one in recordings:
-        column = one.values[:, SENSORS.index("heart_rate")]
+    missing = pd.concat([quality_table(recording) for recording in recordings], ignore_index=True)
+    for recording in recordings:
+        column = recording.values[:, SENSORS.index("heart_rate")]
         column[:] = smooth_heart_rate(column, median)
     arrays = {
-        ROWS: np.concatenate([one.values for one in recordings]),
-        SECONDS: np.concatenate([one.seconds for one in recordings]),
-        SUBJECTS: np.concatenate([np.full(len(one.seconds), one.subject, np.int16) for one in recordings]),
-        LABELS: np.concatenate([one.activities for one in recordings]),
+        ROWS: np.concatenate([recording.values for recording in recordings]),
+        SECONDS: np.concatenate([recording.seconds for recording in recordings]),
+        SUBJECTS: np.concatenate(
+            [np.full(len(recording.seconds), recording.subject, np.int16) for recording in recordings]
+        ),
+        LABELS: np.concatenate([recording.activities for recording in recordings]),
     }
-    facts = {"heart_rate_median": median, "subjects": [one.subject for one in recordings]}
+    facts = {"heart_rate_median": median, "subjects": [recording.subject for recording in recordings]}
     with lt.replaced_folder(output) as fresh:
         save_dataset(fresh, arrays, facts)
         extras(load_dataset(fresh), fresh)
@@ -77,10 +79,10 @@ def _without_other(recording: Recording) -> Recording:
 
 def _check_full(recordings: Sequence[Recording]) -> None:
     """Asserts the published row counts wherever all nine subjects are given."""
-    found = {one.subject: len(one.seconds) for one in recordings}
-    if set(found) == set(FULL_ROWS) and found != FULL_ROWS:
-        wrong = next(subject for subject in FULL_ROWS if found[subject] != FULL_ROWS[subject])
+    rows = {recording.subject: len(recording.seconds) for recording in recordings}
+    if set(rows) == set(FULL_ROWS) and rows != FULL_ROWS:
+        wrong = next(subject for subject in FULL_ROWS if rows[subject] != FULL_ROWS[subject])
         raise lt.DataError(
-            f"subject {wrong}: expected {FULL_ROWS[wrong]} rows with activity 0 dropped, found {found[wrong]}; "
+            f"subject {wrong}: expected {FULL_ROWS[wrong]} rows with activity 0 dropped, found {rows[wrong]}; "
             "the download is not the published one, fetch it again"
         )

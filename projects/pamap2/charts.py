@@ -22,7 +22,7 @@ def figures_of(tables: Mapping[str, pd.DataFrame], windows: pd.DataFrame, classe
         classes: names of the classes.
     """
     headline = _headline(tables["protocols"]["protocol"])
-    found = {
+    pictures = {
         "protocols": protocols(tables["protocols"]),
         "confusion": confusions(windows, classes),
         "subsets": subsets(tables["subsets"]),
@@ -31,8 +31,8 @@ def figures_of(tables: Mapping[str, pd.DataFrame], windows: pd.DataFrame, classe
         "position": position(_of(tables["position"], headline), headline),
     }
     if len(tables["shares"]):
-        found["shares"] = shares(tables["shares"])
-    return found
+        pictures["shares"] = shares(tables["shares"])
+    return pictures
 
 
 def _headline(protocols: pd.Series) -> str:
@@ -51,27 +51,37 @@ def _short(setting: str) -> str:
 def protocols(table: pd.DataFrame) -> Figure:
     """Macro F1 of each setting under each protocol, the baseline beside it."""
     groups = list(dict.fromkeys(table["protocol"]))
-    by_setting = {str(setting): own.set_index("protocol").reindex(groups) for setting, own in table.groupby("setting")}
+    by_setting = {
+        str(setting): group.set_index("protocol").reindex(groups) for setting, group in table.groupby("setting")
+    }
     trees = {name: own["baseline_extratrees_macro_f1"].to_numpy(float) for name, own in by_setting.items()}
     return figures.intervals(
-        groups, {name: _estimate(own, "macro_f1") for name, own in by_setting.items()}, "macro F1 on test windows",
-        "Protocols side by side: mean over seeds, 95 % t interval", neutral=None, references=trees,
+        groups,
+        {name: _estimate(own, "macro_f1") for name, own in by_setting.items()},
+        "macro F1 on test windows",
+        "Protocols side by side: mean over seeds, 95 % t interval",
+        neutral=None,
+        references=trees,
         reference_name="ExtraTrees on the same windows",
-    )  # fmt: skip
+    )
 
 
 def confusions(windows: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """True class by predicted class, shares of each true class, all runs of a protocol together."""
     panels = {}
-    for protocol, own in windows.groupby("protocol"):
-        counts = confusion(own["label"].to_numpy(), own["guess"].to_numpy(), len(classes))
-        panels[f"{protocol} ({own['run_id'].nunique()} runs)"] = counts / np.maximum(
+    for protocol, group in windows.groupby("protocol"):
+        counts = confusion(group["label"].to_numpy(), group["guess"].to_numpy(), len(classes))
+        panels[f"{protocol} ({group['run_id'].nunique()} runs)"] = counts / np.maximum(
             1, counts.sum(axis=1, keepdims=True)
         )
     return figures.heat_maps(
-        panels, classes, [name.replace(" ", "\n") for name in classes], "share of the true class's windows",
-        "True activity (rows) against predicted activity", digits=2,
-    )  # fmt: skip
+        panels,
+        classes,
+        [name.replace(" ", "\n") for name in classes],
+        "share of the true class's windows",
+        "True activity (rows) against predicted activity",
+        digits=2,
+    )
 
 
 def subsets(table: pd.DataFrame) -> Figure:
@@ -82,9 +92,14 @@ def subsets(table: pd.DataFrame) -> Figure:
         for protocol in dict.fromkeys(protocol for protocol, _ in table.columns)
     }
     return figures.heat_maps(
-        panels, list(table.index), [_short(one) for one in settings], "macro F1",
-        "Modalities that are there: mean over seeds", digits=2, width=max(3.6, 1.1 * len(settings)),
-    )  # fmt: skip
+        panels,
+        list(table.index),
+        [_short(setting) for setting in settings],
+        "macro F1",
+        "Modalities that are there: mean over seeds",
+        digits=2,
+        width=max(3.6, 1.1 * len(settings)),
+    )
 
 
 def _column(table: pd.DataFrame, key: tuple[object, str]) -> np.ndarray:
@@ -94,31 +109,40 @@ def _column(table: pd.DataFrame, key: tuple[object, str]) -> np.ndarray:
 def ablation(table: pd.DataFrame, protocol: str) -> Figure:
     """What each modality is worth to each setting."""
     series = {
-        str(setting): _estimate(own.set_index("modality").reindex(NAMES), "lost_without")
-        for setting, own in table.groupby("setting")
+        str(setting): _estimate(group.set_index("modality").reindex(NAMES), "lost_without")
+        for setting, group in table.groupby("setting")
     }
     return figures.intervals(
         list(NAMES), series, "macro F1 lost without it", f"Without one modality ({protocol}): t interval over seeds"
-    )  # fmt: skip
+    )
 
 
 def shares(table: pd.DataFrame) -> Figure:
     """Attention over modalities by true class."""
-    panels = {str(setting): own.set_index("label")[list(SHARES)] for setting, own in table.groupby("setting")}
+    panels = {str(setting): group.set_index("label")[list(SHARES)] for setting, group in table.groupby("setting")}
     labels = list(dict.fromkeys(table["label"]))
     return figures.heat_maps(
-        {name: one.reindex(labels).to_numpy() for name, one in panels.items()}, labels, NAMES,
-        "share of the attention", "Attention over modalities by true activity", digits=2,
-    )  # fmt: skip
+        {name: one.reindex(labels).to_numpy() for name, one in panels.items()},
+        labels,
+        NAMES,
+        "share of the attention",
+        "Attention over modalities by true activity",
+        digits=2,
+    )
 
 
 def subjects(table: pd.DataFrame, protocol: str) -> Figure:
     """Macro F1 of each test subject."""
     wide = table.pivot(index="subject", columns="setting", values="mean")
     return figures.heat_maps(
-        {protocol: wide.to_numpy()}, [str(one) for one in wide.index], [_short(str(one)) for one in wide.columns],
-        "macro F1", "By test subject: mean over seeds", digits=2, width=max(4.0, 1.1 * wide.shape[1]),
-    )  # fmt: skip
+        {protocol: wide.to_numpy()},
+        [str(label) for label in wide.index],
+        [_short(str(label)) for label in wide.columns],
+        "macro F1",
+        "By test subject: mean over seeds",
+        digits=2,
+        width=max(4.0, 1.1 * wide.shape[1]),
+    )
 
 
 def position(table: pd.DataFrame, protocol: str) -> Figure:
@@ -126,13 +150,16 @@ def position(table: pd.DataFrame, protocol: str) -> Figure:
     names = [bin_name(place) for place in range(len(EDGES_S) - 1)]
     names = [name for name in names if name in set(table["edge_s"])]
     series = {
-        str(setting): _estimate(own.set_index("edge_s").reindex(names), "accuracy")
-        for setting, own in table.groupby("setting")
+        str(setting): _estimate(group.set_index("edge_s").reindex(names), "accuracy")
+        for setting, group in table.groupby("setting")
     }
     return figures.intervals(
-        names, series, "accuracy", f"Seconds from the nearer end of the bout ({protocol}): 95 % over windows",
+        names,
+        series,
+        "accuracy",
+        f"Seconds from the nearer end of the bout ({protocol}): 95 % over windows",
         neutral=None,
-    )  # fmt: skip
+    )
 
 
 def _estimate(table: pd.DataFrame, value: str) -> Estimate:

@@ -22,20 +22,20 @@ def protocol_table(runs: pd.DataFrame) -> pd.DataFrame:
         runs: columns protocol, setting, test/macro_f1, test/accuracy, test/ece, test/baseline_extratrees_macro_f1.
     """
     rows = []
-    for (protocol, setting), own in lt.grouped(runs, ["protocol", "setting"]):
-        score = t_interval(own["test/macro_f1"].to_numpy(float))
+    for (protocol, setting), group in lt.grouped(runs, ["protocol", "setting"]):
+        score = t_interval(group["test/macro_f1"].to_numpy(float))
         rows.append(
             {
                 "protocol": protocol,
                 "setting": setting,
-                "seeds": len(own),
+                "seeds": len(group),
                 "macro_f1": float(score.value),
                 "low": float(score.low),
                 "high": float(score.high),
-                "accuracy": own["test/accuracy"].mean(),
-                "ece": own["test/ece"].mean(),
-                "baseline_extratrees_macro_f1": own["test/baseline_extratrees_macro_f1"].mean(),
-                "run_ids": " ".join(own["run_id"]),
+                "accuracy": group["test/accuracy"].mean(),
+                "ece": group["test/ece"].mean(),
+                "baseline_extratrees_macro_f1": group["test/baseline_extratrees_macro_f1"].mean(),
+                "run_ids": " ".join(group["run_id"]),
             }
         )
     return pd.DataFrame(rows)
@@ -52,8 +52,8 @@ def ablation_table(subsets: pd.DataFrame) -> pd.DataFrame:
     """What a modality is worth: macro F1 lost without it, and what it reaches alone; mean over seeds, t interval."""
     rows = []
     keys = ["protocol", "setting"]
-    for (protocol, setting), own in lt.grouped(subsets, keys):
-        wide = own.pivot(index="run_id", columns="subset", values="macro_f1")
+    for (protocol, setting), group in lt.grouped(subsets, keys):
+        wide = group.pivot(index="run_id", columns="subset", values="macro_f1")
         whole = wide[subset_names([True] * len(NAMES))]
         for name in NAMES:
             without = subset_names([other != name for other in NAMES])
@@ -65,8 +65,8 @@ def ablation_table(subsets: pd.DataFrame) -> pd.DataFrame:
 def share_table(windows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Mean share of each modality in the decision by setting and true class; only where a fusion learns its shares."""
     learnt = windows.groupby("setting")[list(SHARES)].transform("std").max(axis=1) > 0
-    own = windows[learnt]
-    means = own.groupby(["setting", "label"])[list(SHARES)].mean().reset_index()
+    weighted = windows[learnt]
+    means = weighted.groupby(["setting", "label"])[list(SHARES)].mean().reset_index()
     return means.assign(label=[classes[label] for label in means["label"]])
 
 
@@ -74,7 +74,8 @@ def subject_table(windows: pd.DataFrame) -> pd.DataFrame:
     """Macro F1 of each test subject by protocol and setting, mean over seeds."""
     keys = ["protocol", "setting", "subject", "run_id"]
     scores = [
-        (*key, macro_f1(own["label"].to_numpy(), own["guess"].to_numpy())) for key, own in lt.grouped(windows, keys)
+        (*key, macro_f1(group["label"].to_numpy(), group["guess"].to_numpy()))
+        for key, group in lt.grouped(windows, keys)
     ]
     frame = pd.DataFrame(scores, columns=[*keys, "macro_f1"])
     return frame.groupby(keys[:3])["macro_f1"].agg(["mean", "min", "max"]).reset_index()
@@ -84,11 +85,11 @@ def position_table(windows: pd.DataFrame) -> pd.DataFrame:
     """Accuracy by the distance from the end of a bout, mean over seeds; the interval resamples windows."""
     bins = pd.cut(windows["edge_s"], list(EDGES_S), right=False, labels=False)
     rows = []
-    for (protocol, setting, place), own in lt.grouped(windows.assign(bin=bins), ["protocol", "setting", "bin"]):
-        correct = (own["guess"] == own["label"]).astype(float)
-        by_window = correct.groupby([own["fold"], own["subject"], own["start"]]).mean().to_numpy()
-        found = bootstrap_mean(by_window)
-        rows.append((protocol, setting, bin_name(int(place)), len(by_window), *map(float, found)))
+    for (protocol, setting, place), group in lt.grouped(windows.assign(bin=bins), ["protocol", "setting", "bin"]):
+        correct = (group["guess"] == group["label"]).astype(float)
+        by_window = correct.groupby([group["fold"], group["subject"], group["start"]]).mean().to_numpy()
+        interval = bootstrap_mean(by_window)
+        rows.append((protocol, setting, bin_name(int(place)), len(by_window), *map(float, interval)))
     return pd.DataFrame(rows, columns=["protocol", "setting", "edge_s", "windows", "accuracy", "low", "high"])
 
 

@@ -118,8 +118,11 @@ class ModelConfig(lt.Section):
     encoder: Literal["cnn", "lstm", "transformer"] = "cnn"
     """what turns a modality's window into tokens"""
     modalities: Annotated[tuple[Modality, ...], BeforeValidator(listed), AfterValidator(_in_order)] = (
-        "hand", "chest", "ankle", "heart_rate",
-    )  # fmt: skip
+        "hand",
+        "chest",
+        "ankle",
+        "heart_rate",
+    )
     """what the network reads; fewer than all make a model dedicated to them"""
     width: int = Field(default=32, ge=4, le=1024)
     """width of a token"""

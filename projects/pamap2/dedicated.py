@@ -21,28 +21,34 @@ def resolve_dedicated(run_id: str, words: Sequence[str]) -> tuple[str, ...]:
     Raises:
         QueryError: a run that differs in more, or none found.
     """
-    own = lt.run_config(run_id, Pamap2Config)
+    judged_config = lt.run_config(run_id, Pamap2Config)
     if tuple(words) != (FIND,):
-        found = [str(lt.find_run(word, "pamap2")["run_id"]) for word in words]
-        for one in found:
-            if _comparable(lt.run_config(one, Pamap2Config)) != _comparable(own):
-                raise lt.QueryError(f"dedicated: run {one} differs from {run_id} in more than model.modalities")
+        run_ids = [str(lt.find_run(word, "pamap2")["run_id"]) for word in words]
+        for dedicated_id in run_ids:
+            if _comparable(lt.run_config(dedicated_id, Pamap2Config)) != _comparable(judged_config):
+                raise lt.QueryError(
+                    f"dedicated: run {dedicated_id} differs from {run_id} in more than model.modalities"
+                )
     else:
-        same = {"seed": own.seed, "split.protocol": own.split.protocol, "model.fusion": own.model.fusion}
+        same = {
+            "seed": judged_config.seed,
+            "split.protocol": judged_config.split.protocol,
+            "model.fusion": judged_config.model.fusion,
+        }
         candidates = lt.Query("pamap2").configured({**same, "model.missing": "none"}).runs()["run_id"]
         same_data = lt.data_digests(run_id)
-        found = [
-            str(one)
-            for one in candidates
-            if lt.data_digests(one) == same_data
-            and _comparable(lt.run_config(str(one), Pamap2Config)) == _comparable(own)
+        run_ids = [
+            str(candidate)
+            for candidate in candidates
+            if lt.data_digests(candidate) == same_data
+            and _comparable(lt.run_config(str(candidate), Pamap2Config)) == _comparable(judged_config)
         ]
-        if not found:
+        if not run_ids:
             raise lt.QueryError(
                 f"dedicated: no finished run differs from {run_id} in model.modalities only; train some with "
                 "-P model.missing=none -P model.modalities=hand,chest and the other keys as they are there"
             )
-    newest = {_subset(lt.run_config(one, Pamap2Config)): one for one in found}
+    newest = {_subset(lt.run_config(run_id, Pamap2Config)): run_id for run_id in run_ids}
     return tuple(newest[subset] for subset in SUBSETS if subset in newest)
 
 
@@ -50,7 +56,7 @@ def dedicated_scores(run_ids: Sequence[str]) -> dict[tuple[bool, ...], tuple[str
     """Subset of modalities -> id and test macro F1 of the run that reads nothing else."""
     runs = lt.Query("pamap2").only(run_ids).runs()
     scores = dict(zip(runs["run_id"], runs["test/macro_f1"], strict=True)) if len(runs) else {}
-    return {_subset(lt.run_config(one, Pamap2Config)): (one, float(scores[one])) for one in run_ids}
+    return {_subset(lt.run_config(run_id, Pamap2Config)): (run_id, float(scores[run_id])) for run_id in run_ids}
 
 
 def _subset(config: Pamap2Config) -> tuple[bool, ...]:
@@ -59,5 +65,5 @@ def _subset(config: Pamap2Config) -> tuple[bool, ...]:
 
 def _comparable(config: Pamap2Config) -> Pamap2Config:
     """The config without what a dedicated model has of its own."""
-    own = {name: ModelConfig.model_fields[name].default for name in ("modalities", "missing", "missing_rate")}
-    return config.model_copy(update={"model": config.model.model_copy(update=own)})
+    defaults = {name: ModelConfig.model_fields[name].default for name in ("modalities", "missing", "missing_rate")}
+    return config.model_copy(update={"model": config.model.model_copy(update=defaults)})

@@ -38,20 +38,20 @@ def collect(runs: Sequence[Judged], device: torch.device) -> Evidence:
     parts: list[pd.DataFrame] = []
     guesses: dict[tuple[str, tuple[bool, ...]], list[np.ndarray]] = defaultdict(list)
     labels: dict[str, list[np.ndarray]] = defaultdict(list)
-    bar = tqdm(total=sum(len(one.folds) for one in runs), desc="runs", unit="fold", leave=False, disable=None)
+    bar = tqdm(total=sum(len(run.folds) for run in runs), desc="runs", unit="fold", leave=False, disable=None)
     for group in _of_one_split(runs):
         first = group[0]
         for number, fold in enumerate(first.folds):
             window = first.config.split.window
             resident = make_resident(first.dataset.values, first.classes.labels, fold, window, device)
-            for one in group:
-                model = load_model(one, fold, device)
+            for judged in group:
+                model = load_model(judged, fold, device)
                 for there in SUBSETS:
-                    logits, shares = predict(model, resident, one.folds[number].test, there)
-                    guesses[one.run_id, there].append(logits.argmax(axis=1))
+                    logits, shares = predict(model, resident, judged.folds[number].test, there)
+                    guesses[judged.run_id, there].append(logits.argmax(axis=1))
                     if there == ALL_PRESENT:
-                        parts.append(_answers(one, fold, guesses[one.run_id, there][-1], shares))
-                labels[one.run_id].append(one.classes.labels[fold.test])
+                        parts.append(_answers(judged, fold, guesses[judged.run_id, there][-1], shares))
+                labels[judged.run_id].append(judged.classes.labels[fold.test])
                 bar.update()
     bar.close()
     scored = [
@@ -59,9 +59,9 @@ def collect(runs: Sequence[Judged], device: torch.device) -> Evidence:
             "run_id": run_id,
             "subset": subset_names(there),
             **dict(zip(NAMES, there, strict=True)),
-            "macro_f1": macro_f1(np.concatenate(labels[run_id]), np.concatenate(found)),
+            "macro_f1": macro_f1(np.concatenate(labels[run_id]), np.concatenate(answer)),
         }
-        for (run_id, there), found in guesses.items()
+        for (run_id, there), answer in guesses.items()
     ]
     return Evidence(pd.concat(parts, ignore_index=True), pd.DataFrame(scored))
 
@@ -69,13 +69,13 @@ def collect(runs: Sequence[Judged], device: torch.device) -> Evidence:
 def _of_one_split(runs: Sequence[Judged]) -> Iterator[list[Judged]]:
     """Runs that share their windows, together: rows are then scaled once for all of them."""
     groups: dict[bytes, list[Judged]] = defaultdict(list)
-    for one in runs:
-        groups[b"/".join(fold.train.tobytes() + fold.test.tobytes() for fold in one.folds)].append(one)
+    for run in runs:
+        groups[b"/".join(fold.train.tobytes() + fold.test.tobytes() for fold in run.folds)].append(run)
     yield from groups.values()
 
 
 def _answers(run: Judged, fold: Fold, guesses: np.ndarray, shares: np.ndarray | None) -> pd.DataFrame:
-    found = np.full((len(guesses), len(NAMES)), np.nan) if shares is None else shares
+    filled = np.full((len(guesses), len(NAMES)), np.nan) if shares is None else shares
     return pd.DataFrame(
         {
             "run_id": run.run_id,
@@ -85,7 +85,7 @@ def _answers(run: Judged, fold: Fold, guesses: np.ndarray, shares: np.ndarray | 
             "label": run.classes.labels[fold.test],
             "guess": guesses,
             "edge_s": edge_seconds(run.dataset, fold.test, run.config.split.window),
-            **dict(zip(SHARES, found.T, strict=True)),
+            **dict(zip(SHARES, filled.T, strict=True)),
         }
     )
 
@@ -93,7 +93,7 @@ def _answers(run: Judged, fold: Fold, guesses: np.ndarray, shares: np.ndarray | 
 def edge_seconds(dataset: Dataset, starts: np.ndarray, window: int) -> np.ndarray:
     """Seconds between each window and the nearer end of its bout, shape (n,)."""
     bouts = bout_of_rows(dataset.seconds, dataset.subjects, dataset.activities)
-    own = bouts[starts]
-    before = starts - np.searchsorted(bouts, own, side="left")
-    after = np.searchsorted(bouts, own, side="right") - (starts + window)
+    window_bouts = bouts[starts]
+    before = starts - np.searchsorted(bouts, window_bouts, side="left")
+    after = np.searchsorted(bouts, window_bouts, side="right") - (starts + window)
     return np.minimum(before, after) / RATE_HZ

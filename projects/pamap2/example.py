@@ -25,9 +25,9 @@ def example(config: Pamap2Config, batch_size: int) -> lt.Example:
     generator = torch.Generator().manual_seed(config.seed)
     batch = {"windows": windows, "labels": labels, "kept": drawn_subsets(model, labels, len(windows), generator)}
 
-    def loss(network: nn.Module, given: Mapping[str, Any]) -> Tensor:
+    def loss(network: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         assert isinstance(network, FusionModel)
         smoothing = config.train.label_smoothing
-        return window_loss(network, given["windows"], given["labels"], None, smoothing, given["kept"])[0]
+        return window_loss(network, batch["windows"], batch["labels"], None, smoothing, batch["kept"])[0]
 
     return lt.Example(model, batch, loss)

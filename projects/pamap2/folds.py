@@ -68,7 +68,7 @@ class Classes:
 def classes_of(dataset: Dataset) -> Classes:
     """Classes in the order of the activity ids."""
     ids, labels = np.unique(dataset.activities, return_inverse=True)
-    return Classes(ids.tolist(), [ACTIVITIES[int(one)] for one in ids], labels.astype(np.int64))
+    return Classes(ids.tolist(), [ACTIVITIES[int(id_)] for id_ in ids], labels.astype(np.int64))
 
 
 def make_folds(dataset: Dataset, split: SplitConfig, seed: int) -> list[Fold]:
@@ -89,11 +89,11 @@ def make_folds(dataset: Dataset, split: SplitConfig, seed: int) -> list[Fold]:
         places = {
             str(subject): leave_subjects_out(shards, [subject], split.shares, window, guard) for subject in subjects
         }
-    return [_fold(name, found, bouts, dataset.activities, split) for name, found in places.items()]
+    return [_fold(name, windows, bouts, dataset.activities, split) for name, windows in places.items()]
 
 
 def _tested(dataset: Dataset, asked: Sequence[int]) -> list[int]:
-    return sorted(set(asked)) or [int(one) for one in np.unique(dataset.subjects) if one != _TRAIN_ONLY]
+    return sorted(set(asked)) or [int(subject) for subject in np.unique(dataset.subjects) if subject != _TRAIN_ONLY]
 
 
 def _fold(name: str, places: np.ndarray, bouts: np.ndarray, activities: np.ndarray, split: SplitConfig) -> Fold:
@@ -108,8 +108,8 @@ def _fold(name: str, places: np.ndarray, bouts: np.ndarray, activities: np.ndarr
                 f"fold {name}: no {NAMES[place]} window of {split.window} rows; the recordings are too short for it: "
                 "lower split.window, or split.trim_s"
             )
-    if found := leaks(bouts, windows, split.window):
-        raise lt.DataError(f"fold {name}: {found[0]}; raise split.guard to at least split.window ({split.window})")
+    if problems := leaks(bouts, windows, split.window):
+        raise lt.DataError(f"fold {name}: {problems[0]}; raise split.guard to at least split.window ({split.window})")
     known = np.isin(activities[windows[TEST]], activities[windows[TRAIN]])
     test = windows[TEST][known]
     return Fold(name, windows[TRAIN], windows[VALIDATION], test, usable & (places == TRAIN), int((~known).sum()))

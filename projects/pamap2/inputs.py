@@ -91,19 +91,19 @@ def _scale(resident: Resident, starts: np.ndarray) -> Scale:
     rows = len(starts) * resident.window
     means = [total[0] / rows for total in sums]
     deviations = [(total[1] / rows - mean**2).clamp(min=1e-8).sqrt() for total, mean in zip(sums, means, strict=True)]
-    return Scale([one.float() for one in means], [one.float() for one in deviations])
+    return Scale([mean.float() for mean in means], [deviation.float() for deviation in deviations])
 
 
 def transform(raw: Tensor) -> list[Tensor]:
     """Channels of each modality before scaling; raw windows (B, W, 28) to a list of (B, W, C)."""
-    found = []
+    transformed = []
     for place in range(len(PLACES)):
         imu = raw[..., 9 * place : 9 * place + 9]
         ordered = imu.sort(dim=1).values
         low, middle, high = (ordered[:, round(share * (raw.shape[1] - 1))][:, None] for share in (0.25, 0.5, 0.75))
         lengths = [imu[..., first : first + 3].norm(dim=-1, keepdim=True) for first in (0, 3)]
-        found.append(torch.cat([(imu - middle) / (high - low + _FLOOR), *lengths], dim=-1))
-    return [*found, raw[..., 27:]]
+        transformed.append(torch.cat([(imu - middle) / (high - low + _FLOOR), *lengths], dim=-1))
+    return [*transformed, raw[..., 27:]]
 
 
 def rotated(raw: Tensor, degrees: float, generator: torch.Generator) -> Tensor:

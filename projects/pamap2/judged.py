@@ -69,13 +69,13 @@ def load_model(judged: Judged, fold: Fold, device: torch.device) -> FusionModel:
 
 def judged_sources(runs: Sequence[Judged]) -> list[lt.DataSource]:
     """The data set of each run, and the weights of every fold."""
-    found = {one.dataset.digest: _data_source(one.dataset) for one in runs}
+    data_sources = {run.dataset.digest: _data_source(run.dataset) for run in runs}
     weights = []
-    for one in runs:
-        for fold in one.folds:
+    for run in runs:
+        for fold in run.folds:
             profile = {"fold": fold.name}
-            weights.append(lt.artifact_source(one.run_id, fold.weights_name, "checkpoint", profile=profile))
-    return [*found.values(), *weights]
+            weights.append(lt.artifact_source(run.run_id, fold.weights_name, "checkpoint", profile=profile))
+    return [*data_sources.values(), *weights]
 
 
 def _data_source(dataset: Dataset) -> lt.DataSource:

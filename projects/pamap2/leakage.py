@@ -19,34 +19,34 @@ def leaks(bouts: np.ndarray, windows: Mapping[int, np.ndarray], window: int) -> 
         window: rows of a window.
     """
     canary = np.arange(len(bouts))
-    found: list[str] = []
+    problems: list[str] = []
     seen: dict[int, np.ndarray] = {}
     for place, starts in windows.items():
         rows = canary[starts[:, None] + np.arange(window)]
         crossing = np.flatnonzero(bouts[rows[:, 0]] != bouts[rows[:, -1]])
         if crossing.size:
             first = int(starts[crossing[0]])
-            found.append(f"{NAMES[place]}: {crossing.size} windows cross bouts, the first at row {first}")
+            problems.append(f"{NAMES[place]}: {crossing.size} windows cross bouts, the first at row {first}")
         seen[place] = np.unique(rows)
     names = list(seen)
     for index, one in enumerate(names):
         for other in names[index + 1 :]:
-            found += _between(bouts, seen[one], seen[other], window, f"{NAMES[one]} and {NAMES[other]}")
-    return found
+            problems += _between(bouts, seen[one], seen[other], window, f"{NAMES[one]} and {NAMES[other]}")
+    return problems
 
 
-def _between(bouts: np.ndarray, one: np.ndarray, other: np.ndarray, window: int, what: str) -> list[str]:
-    shared = np.intersect1d(one, other)
+def _between(bouts: np.ndarray, first: np.ndarray, other: np.ndarray, window: int, what: str) -> list[str]:
+    shared = np.intersect1d(first, other)
     if shared.size:
         return [f"{what} share {shared.size} rows, the first is {shared[0]}"]
-    if not len(one) or not len(other):
+    if not len(first) or not len(other):
         return []
-    found = []
-    for near in (np.searchsorted(other, one) - 1, np.searchsorted(other, one)):
+    problems = []
+    for near in (np.searchsorted(other, first) - 1, np.searchsorted(other, first)):
         inside = (near >= 0) & (near < len(other))
-        mine, theirs = one[inside], other[near[inside]]
+        mine, theirs = first[inside], other[near[inside]]
         close = (np.abs(mine - theirs) <= window) & (bouts[mine] == bouts[theirs])
         if close.any():
             least = int(np.abs(mine - theirs)[close].min()) - 1
-            found.append(f"{what} come within {least} rows of each other inside a bout; a window has {window}")
-    return found[:1]
+            problems.append(f"{what} come within {least} rows of each other inside a bout; a window has {window}")
+    return problems[:1]

@@ -117,8 +117,8 @@ class FusionModel(Network):
     def _encode(self, windows: Sequence[Tensor]) -> list[Tensor]:
         """Tokens of each modality; in folds, which saves memory and changes nothing else."""
         size = self.config.modality_fold_size or len(windows)
-        found: list[Tensor] = []
+        tokens: list[Tensor] = []
         for start in range(0, len(windows), size):
             pairs = zip(self.encoders[start : start + size], windows[start : start + size], strict=True)
-            found += [encoder(window) for encoder, window in pairs]
-        return found
+            tokens += [encoder(window) for encoder, window in pairs]
+        return tokens

@@ -28,7 +28,7 @@ def outcome_files(
     names = np.array(classes.names)
     wide = pd.DataFrame(counts, columns=classes.names)
     wide.insert(0, "label", classes.names)
-    fold = np.repeat([one.name for one in folds], [len(one.test) for one in folds])
+    fold = np.repeat([fold.name for fold in folds], [len(fold.test) for fold in folds])
     return {
         "tables/confusion.csv": wide,
         "tables/by_fold.csv": _by("fold", fold, guesses, trees, labels),
@@ -42,14 +42,14 @@ def _by(name: str, groups: np.ndarray, guesses: np.ndarray, trees: np.ndarray, l
     """Columns: the group, windows, macro_f1, accuracy, baseline_macro_f1."""
     rows = []
     for group in dict.fromkeys(groups.tolist()):
-        own = groups == group
+        members = groups == group
         rows.append(
             (
                 group,
-                int(own.sum()),
-                macro_f1(labels[own], guesses[own]),
-                float((guesses[own] == labels[own]).mean()),
-                macro_f1(labels[own], trees[own]),
+                int(members.sum()),
+                macro_f1(labels[members], guesses[members]),
+                float((guesses[members] == labels[members]).mean()),
+                macro_f1(labels[members], trees[members]),
             )
         )
     return pd.DataFrame(rows, columns=[name, "windows", "macro_f1", "accuracy", "baseline_macro_f1"])
@@ -59,8 +59,8 @@ def _by_class(guesses: np.ndarray, trees: np.ndarray, labels: np.ndarray, classe
     """Columns: activity, name, windows, f1, baseline_f1."""
     rows = []
     for index, (activity, name) in enumerate(zip(classes.ids, classes.names, strict=True)):
-        own = [_f1(index, one, labels) for one in (guesses, trees)]
-        rows.append((activity, name, int((labels == index).sum()), *own))
+        class_scores = [_f1(index, answers, labels) for answers in (guesses, trees)]
+        rows.append((activity, name, int((labels == index).sum()), *class_scores))
     return pd.DataFrame(rows, columns=["activity", "name", "windows", "f1", "baseline_f1"])
 
 

@@ -36,7 +36,7 @@ def bout_table(dataset: Dataset, bouts: np.ndarray) -> pd.DataFrame:
         {
             "subject": dataset.subjects[starts],
             "activity": activities,
-            "name": [ACTIVITIES[int(one)] for one in activities],
+            "name": [ACTIVITIES[int(activity)] for activity in activities],
             "start_s": seconds[starts],
             "rows": stops - starts,
             "length_s": seconds[stops - 1] - seconds[starts],
@@ -55,9 +55,12 @@ def quality_figures(dataset: Dataset, bouts: np.ndarray, raw: pd.DataFrame) -> d
     imus = raw[raw["group"] != "heart_rate"]
     shares = imus.groupby(["group", "subject"])["share"].mean().unstack("subject").reindex(list(PLACES)) * 100
     gaps = heat_maps(
-        {"IMUs": shares.to_numpy()}, list(PLACES), [str(one) for one in shares.columns], "% of rows",
+        {"IMUs": shares.to_numpy()},
+        list(PLACES),
+        [str(column) for column in shares.columns],
+        "% of rows",
         "Rows without a measurement, before filling",
-    )  # fmt: skip
+    )
     return {
         "figures/rows.png": counts,
         "figures/missing.png": gaps,
@@ -71,9 +74,9 @@ def _bout_lengths(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(7, 0.3 * len(names) + 1.6), layout="constrained")
     axis = figure.subplots()
     for place, activity in enumerate(names):
-        own = table[table["activity"] == activity]
-        axis.plot(own["length_s"], np.full(len(own), place), "o", color=COLOURS[0], alpha=0.5)
-    axis.set_yticks(range(len(names)), [f"{one} {ACTIVITIES[int(one)]}" for one in names], fontsize=8)
+        bouts = table[table["activity"] == activity]
+        axis.plot(bouts["length_s"], np.full(len(bouts), place), "o", color=COLOURS[0], alpha=0.5)
+    axis.set_yticks(range(len(names)), [f"{name} {ACTIVITIES[int(name)]}" for name in names], fontsize=8)
     axis.set(xlabel="seconds", title="Length of each bout")
     axis.grid(alpha=0.3, axis="x")
     return figure
@@ -86,8 +89,8 @@ def _heart_rate(dataset: Dataset) -> Figure:
     column = SENSORS.index("heart_rate")
     axes = np.atleast_1d(figure.subplots(len(subjects), 1))
     for axis, subject in zip(axes, subjects, strict=True):
-        own = np.flatnonzero(dataset.subjects == subject)[::100]
-        axis.plot(dataset.seconds[own], dataset.values[own, column], ".", markersize=2, color=COLOURS[1])
+        rows = np.flatnonzero(dataset.subjects == subject)[::100]
+        axis.plot(dataset.seconds[rows], dataset.values[rows, column], ".", markersize=2, color=COLOURS[1])
         axis.set_ylabel(f"{subject}\nbeats/min", fontsize=8)
     axes[-1].set_xlabel("seconds")
     return figure

@@ -40,10 +40,10 @@ def subject_of(name: str) -> int:
     Raises:
         DataError: it tells none.
     """
-    found = _SUBJECT.search(name)
-    if found is None:
+    match = _SUBJECT.search(name)
+    if match is None:
         raise lt.DataError(f"{name}: expected a file name such as subject101.dat, found {name.rpartition('/')[2]!r}")
-    return int(found[1])
+    return int(match[1])
 
 
 def parse_recording(content: bytes, name: str) -> Recording:
@@ -122,12 +122,12 @@ def _bad_sensor(recording: Recording) -> str:
     infinite = np.flatnonzero(np.isinf(values).any(axis=1))
     if infinite.size:
         column = int(np.flatnonzero(np.isinf(values[infinite[0]]))[0])
-        found = values[infinite[0], column]
-        return f"line {infinite[0] + 1}: expected a finite number in {SENSORS[column]}, found {found}"
+        value = values[infinite[0], column]
+        return f"line {infinite[0] + 1}: expected a finite number in {SENSORS[column]}, found {value}"
     measured = ~np.isnan(values)
     groups = {"heart rate": ["heart_rate"], **{f"IMU on the {place}": _of(place) for place in PLACES}}
     for group, names in groups.items():
-        if not measured[:, [SENSORS.index(one) for one in names]].any():
+        if not measured[:, [SENSORS.index(name) for name in names]].any():
             return f"lines 1 to {len(values)}: expected measurements of the {group}, found NaN in every line"
     return ""
 

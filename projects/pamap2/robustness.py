@@ -39,15 +39,17 @@ def resolve(config: RobustnessConfig) -> RobustnessConfig:
         QueryError: no such run, or one that never reads some of the modalities.
     """
     run_id = str(lt.find_run(config.run, "pamap2")["run_id"])
-    own = lt.run_config(run_id, Pamap2Config).model
-    if own.dedicated:
-        raise lt.QueryError(f"run {run_id}: reads {', '.join(own.modalities)} only; name one that reads all modalities")
+    judged_model = lt.run_config(run_id, Pamap2Config).model
+    if judged_model.dedicated:
+        raise lt.QueryError(
+            f"run {run_id}: reads {', '.join(judged_model.modalities)} only; name one that reads all modalities"
+        )
     return config.model_copy(update={"run": run_id, "dedicated": resolve_dedicated(run_id, config.dedicated)})
 
 
 def sources(config: RobustnessConfig) -> Sequence[lt.DataSource]:
     """The data set, and the weights of every fold of every run."""
-    return judged_sources([open_run(one) for one in (config.run, *config.dedicated)])
+    return judged_sources([open_run(run_id) for run_id in (config.run, *config.dedicated)])
 
 
 def judge(config: RobustnessConfig, run: lt.Run) -> Generator[lt.Record]:
@@ -81,11 +83,11 @@ def _beside_dedicated(clean: pd.DataFrame, run_ids: Sequence[str]) -> pd.DataFra
     """With columns dedicated_macro_f1, ratio and dedicated_run, empty where a subset has no model of its own."""
     if not run_ids:
         return clean
-    found = dedicated_scores(run_ids)
+    scores_by_subset = dedicated_scores(run_ids)
     subsets = [tuple(bool(there) for there in row) for row in clean[list(NAMES)].to_numpy()]
-    ids, own = zip(*(found.get(subset, ("", np.nan)) for subset in subsets), strict=True)
-    ratio = clean["macro_f1"].to_numpy() / np.array(own)
-    return clean.assign(dedicated_macro_f1=own, ratio=ratio, dedicated_run=ids)
+    ids, dedicated = zip(*(scores_by_subset.get(subset, ("", np.nan)) for subset in subsets), strict=True)
+    ratio = clean["macro_f1"].to_numpy() / np.array(dedicated)
+    return clean.assign(dedicated_macro_f1=dedicated, ratio=ratio, dedicated_run=ids)
 
 
 def noisy_logits(
@@ -116,8 +118,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 def _rows(
     answers: Mapping[tuple[tuple[bool, ...], float], list[Answer]], labels: np.ndarray
 ) -> Iterator[dict[str, Any]]:
-    for (there, level), given in answers.items():
-        logits, scaled = (np.concatenate(several) for several in zip(*given, strict=True))
+    for (there, level), fold_answers in answers.items():
+        logits, scaled = (np.concatenate(several) for several in zip(*fold_answers, strict=True))
         plain, calibrated = scores(logits, labels), scores(scaled, labels)
         yield {
             **dict(zip(NAMES, there, strict=True)),
@@ -129,7 +131,7 @@ def _rows(
 
 def _summary(clean: pd.DataFrame) -> dict[str, float]:
     whole = clean[clean[list(NAMES)].all(axis=1)].iloc[0]
-    found = {
+    metrics = {
         "macro_f1": float(whole["macro_f1"]),
         "accuracy": float(whole["accuracy"]),
         "ece": float(whole["ece"]),
@@ -138,16 +140,20 @@ def _summary(clean: pd.DataFrame) -> dict[str, float]:
         "macro_f1_worst_subset": float(clean["macro_f1"].min()),
     }
     if "ratio" in clean:
-        found["dedicated_models"] = float(clean["ratio"].notna().sum())
-        found["ratio_to_dedicated_mean"] = float(clean["ratio"].mean())
-        found["ratio_to_dedicated_worst"] = float(clean["ratio"].min())
-    return found
+        metrics["dedicated_models"] = float(clean["ratio"].notna().sum())
+        metrics["ratio_to_dedicated_mean"] = float(clean["ratio"].mean())
+        metrics["ratio_to_dedicated_worst"] = float(clean["ratio"].min())
+    return metrics
 
 
 def _chart(table: pd.DataFrame, noise: Sequence[float]):
     names = [subset_names(there) for there in SUBSETS]
     grid = np.array([table.loc[table["noise"] == level, "macro_f1"].to_numpy() for level in noise]).T
     return heat_maps(
-        {"macro F1": grid}, names, [f"{level:g}" for level in noise], "macro F1 (all folds)",
-        "Modalities that are there, by noise in training deviations", width=4.5,
-    )  # fmt: skip
+        {"macro F1": grid},
+        names,
+        [f"{level:g}" for level in noise],
+        "macro F1 (all folds)",
+        "Modalities that are there, by noise in training deviations",
+        width=4.5,
+    )

@@ -49,6 +49,13 @@ MODALITIES = {
 
 # Rows of the complete data set after activity 0 is dropped, by subject; an import of all nine must find them.
 FULL_ROWS = {
-    101: 249_957, 102: 263_349, 103: 174_338, 104: 231_421, 105: 272_442, 106: 250_096, 107: 232_776, 108: 262_102,
+    101: 249_957,
+    102: 263_349,
+    103: 174_338,
+    104: 231_421,
+    105: 272_442,
+    106: 250_096,
+    107: 232_776,
+    108: 262_102,
     109: 6_391,
-}  # fmt: skip
+}

@@ -40,9 +40,11 @@ def shards_of(subjects: np.ndarray, activities: np.ndarray, bouts: np.ndarray) -
     """All shards, by subject and then activity."""
     keys = subjects.astype(np.int64) * 1000 + activities
     order = np.argsort(keys, kind="stable")
-    found, first = np.unique(keys[order], return_index=True)
+    shard_keys, first = np.unique(keys[order], return_index=True)
     parts = np.split(order, first[1:])
-    return [Shard(int(key) // 1000, int(key) % 1000, rows, bouts[rows]) for key, rows in zip(found, parts, strict=True)]
+    return [
+        Shard(int(key) // 1000, int(key) % 1000, rows, bouts[rows]) for key, rows in zip(shard_keys, parts, strict=True)
+    ]
 
 
 def largest_remainder(total: int, shares: Sequence[float]) -> list[int]:
@@ -75,8 +77,10 @@ def contiguous(shards: Sequence[Shard], shares: Sequence[float], window: int, gu
     while able:
         sizes = [len(shard.rows) for shard in able]
         _, validation, test = largest_remainder(total, shares)
-        own = zip(able, largest_remainder(validation, sizes), largest_remainder(test, sizes), strict=True)
-        cuts = [_cut(shard, own_validation, own_test, window, guard) for shard, own_validation, own_test in own]
+        sizes_of_shards = zip(able, largest_remainder(validation, sizes), largest_remainder(test, sizes), strict=True)
+        cuts = [
+            _cut(shard, own_validation, own_test, window, guard) for shard, own_validation, own_test in sizes_of_shards
+        ]
         unable = [shard for shard, cut in zip(able, cuts, strict=True) if cut is None]
         if not unable:
             for shard, cut in zip(able, cuts, strict=True):
@@ -133,14 +137,18 @@ def whole_shards(shards: Sequence[Shard], shares: Sequence[float], seed: int) ->
     places = np.zeros(sum(len(shard.rows) for shard in shards), dtype=np.int8)
     generator = np.random.default_rng(seed)
     for activity in sorted({shard.activity for shard in shards}):
-        own = [shard for shard in shards if shard.activity == activity]
-        order = generator.permutation(len(own))
-        counts = largest_remainder(len(own), shares)
-        if len(own) >= 3:
-            counts = [len(own) - max(1, counts[1]) - max(1, counts[2]), max(1, counts[1]), max(1, counts[2])]
+        activity_shards = [shard for shard in shards if shard.activity == activity]
+        order = generator.permutation(len(activity_shards))
+        counts = largest_remainder(len(activity_shards), shares)
+        if len(activity_shards) >= 3:
+            counts = [
+                len(activity_shards) - max(1, counts[1]) - max(1, counts[2]),
+                max(1, counts[1]),
+                max(1, counts[2]),
+            ]
         for place, chosen in enumerate(np.split(order, np.cumsum(counts)[:-1])):
             for index in chosen:
-                places[own[index].rows] = place
+                places[activity_shards[index].rows] = place
     return places
 
 
@@ -161,7 +169,7 @@ def leave_subjects_out(
         raise lt.DataError(f"split.test_subjects: {sorted(test_subjects)} leaves no subject to train on")
     places = np.full(sum(len(shard.rows) for shard in shards), TEST, dtype=np.int8)
     kept = np.sort(np.concatenate([shard.rows for shard in rest]))
-    local = [Shard(one.subject, one.activity, np.searchsorted(kept, one.rows), one.bouts) for one in rest]
+    local = [Shard(shard.subject, shard.activity, np.searchsorted(kept, shard.rows), shard.bouts) for shard in rest]
     train, validation = shares[0] + shares[2], shares[1]
     places[kept] = _one_block(local, (train, validation), window, guard)
     return places

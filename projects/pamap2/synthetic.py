@@ -60,9 +60,13 @@ def _style(activity: int, config: SyntheticConfig) -> dict[str, np.ndarray]:
 
 
 def _fill(
-    rows: np.ndarray, style: dict[str, np.ndarray], person: np.ndarray, pace: float, config: SyntheticConfig,
+    rows: np.ndarray,
+    style: dict[str, np.ndarray],
+    person: np.ndarray,
+    pace: float,
+    config: SyntheticConfig,
     generator: np.random.Generator,
-) -> None:  # fmt: skip
+) -> None:
     """Writes the 52 sensors of one stretch, in place."""
     seconds = np.arange(len(rows)) / RATE_HZ
     measured = slice(int(generator.integers(_HEART_RATE_EVERY)), None, _HEART_RATE_EVERY)

@@ -154,8 +154,16 @@ def train_epoch(
                     torch.zeros(2, device=labels.device),
                     torch.tensor(len(part) / size, device=labels.device),
                 )
-                lean({"windows": windows, "labels": labels, "weights": weights, "kept": kept, "share": share,
-                      "noted": noted})  # fmt: skip
+                lean(
+                    {
+                        "windows": windows,
+                        "labels": labels,
+                        "weights": weights,
+                        "kept": kept,
+                        "share": share,
+                        "noted": noted,
+                    }
+                )
                 loss, right = noted
             else:
                 loss, logits = window_loss(model, windows, labels, weights, train.label_smoothing, kept)
@@ -240,7 +248,7 @@ def one_cycle(config: TrainConfig, epoch: float) -> float:
 def _close(state: State, config: Pamap2Config, resident: Resident, folds: list[Fold], number: int) -> dict[str, Any]:
     """The fold's one look at its test windows, by the weights kept; these become an artifact."""
     fold = folds[number]
-    first = sum(len(one.test) for one in folds[:number])
+    first = sum(len(fold.test) for fold in folds[:number])
     part = slice(first, first + len(fold.test))
     logits, _ = predict(state.kept, resident, fold.test)
     state.logits[part] = torch.from_numpy(logits).to(state.logits)

@@ -22,13 +22,13 @@ def resolve(config: CompareConfig) -> CompareConfig:
     Raises:
         QueryError: there is none.
     """
-    found = lt.newest_of_each(lt.Query("profiler").only(lt.find_runs(config.runs, "profiler")).runs())
-    return config.model_copy(update={"runs": ",".join(found["run_id"])})
+    runs = lt.newest_of_each(lt.Query("profiler").only(lt.find_runs(config.runs, "profiler")).runs())
+    return config.model_copy(update={"runs": ",".join(runs["run_id"])})
 
 
 def sources(config: CompareConfig) -> Sequence[lt.DataSource]:
     """The table and the nodes of every run."""
-    return [lt.artifact_source(one, name, "profile") for one in config.runs.split(",") for name in (_TABLE, _NODES)]
+    return [lt.artifact_source(word, name, "profile") for word in config.runs.split(",") for name in (_TABLE, _NODES)]
 
 
 def compare(config: CompareConfig, _run: lt.Run) -> Generator[lt.Record]:
@@ -65,7 +65,7 @@ def collect(run_ids: Sequence[str]) -> pd.DataFrame:
 def operator_times(run_ids: Sequence[str]) -> pd.DataFrame:
     """Seconds, calls and workspace of each operator in each run's largest batch, slowest first."""
     models = lt.Query("profiler").only(run_ids).runs().set_index("run_id")["cfg.model"]
-    found = []
+    tables = []
     for run_id in run_ids:
         nodes = pd.read_csv(lt.artifact(run_id, _NODES))
         called = nodes[nodes["op"] != "placeholder"]
@@ -73,21 +73,26 @@ def operator_times(run_ids: Sequence[str]) -> pd.DataFrame:
             run_time_s=("run_time_s", "sum"), calls=("id", "size"), largest_workspace_bytes=("workspace_bytes", "max")
         )
         share = totals["run_time_s"] / totals["run_time_s"].sum()
-        found.append(totals.assign(run_id=run_id, model=models[run_id], share=share))
-    return pd.concat(found, ignore_index=True).sort_values(["run_id", "run_time_s"], ascending=[True, False])
+        tables.append(totals.assign(run_id=run_id, model=models[run_id], share=share))
+    return pd.concat(tables, ignore_index=True).sort_values(["run_id", "run_time_s"], ascending=[True, False])
 
 
 def time_and_memory(table: pd.DataFrame) -> Figure:
     """Seconds per sample over peak memory, a line for each run, a point for each batch size."""
     figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     axis = figure.subplots()
-    for index, ((name, _), own) in enumerate(lt.grouped(table, ["name", "run_id"])):
-        x, y = own["peak_bytes_measured"] / charts.MIB, own["step_time_s"] / own["batch_size"] * 1e3
+    for index, ((name, _), group) in enumerate(lt.grouped(table, ["name", "run_id"])):
+        x, y = group["peak_bytes_measured"] / charts.MIB, group["step_time_s"] / group["batch_size"] * 1e3
         axis.plot(x, y, "o-", color=COLOURS[index % len(COLOURS)], label=name, markersize=5)
-        for place, batch in zip(zip(x, y, strict=True), own["batch_size"], strict=True):
+        for place, batch in zip(zip(x, y, strict=True), group["batch_size"], strict=True):
             axis.annotate(str(batch), place, (4, 4), textcoords="offset points", fontsize=8)
-    axis.set(xlabel="measured peak memory (MiB)", ylabel="time of a step per sample (ms)", xscale="log", yscale="log",
-             title="Time and memory; numbers are batch sizes")  # fmt: skip
+    axis.set(
+        xlabel="measured peak memory (MiB)",
+        ylabel="time of a step per sample (ms)",
+        xscale="log",
+        yscale="log",
+        title="Time and memory; numbers are batch sizes",
+    )
     axis.grid(alpha=0.3, which="both")
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
@@ -107,7 +112,7 @@ def words(table: pd.DataFrame, operators: pd.DataFrame) -> str:
             f"`{row['run_id']}` |"
         )
     lines.append("")
-    for (_run_id, model), own in lt.grouped(operators, ["run_id", "model"]):
-        top = ", ".join(f"{row['op']} ({row['phase']}) {row['share']:.0%}" for _, row in own.head(3).iterrows())
+    for (_run_id, model), group in lt.grouped(operators, ["run_id", "model"]):
+        top = ", ".join(f"{row['op']} ({row['phase']}) {row['share']:.0%}" for _, row in group.head(3).iterrows())
         lines.append(f"- {model}: most time in {top}.")
     return "\n".join(lines) + "\n"

@@ -49,7 +49,7 @@ def ground_of(example: lt.Example, machine: Machine) -> Ground:
         example: on fake tensors; it is used up.
         machine: of the roofline.
     """
-    parameters = [one for one in example.model.parameters() if one.requires_grad]
+    parameters = [parameter for parameter in example.model.parameters() if parameter.requires_grad]
     step = TrainingStep(example.model.train(), SGD(parameters), example.batch, gradients_of(example.loss))
     original = trace(step)
     traced = in_place(original)
@@ -82,10 +82,10 @@ def judged(
         joint = Joint(example, decomposed=decomposed)
         settings = joint.settings(budgets)
         bar = tqdm(settings, desc="torch's budgets", unit="setting", leave=False, disable=None)
-        found = [joint.judge(one, machine) for one in bar]
+        verdicts = [joint.judge(budget, machine) for budget in bar]
         # Some sets of operators are fastest with a little recomputation: that is what others are compared with.
-        base = min(one.time_s for one in found)
-        yield from ((one, one.time_s - base) for one in found)
+        base = min(verdict.time_s for verdict in verdicts)
+        yield from ((verdict, verdict.time_s - base) for verdict in verdicts)
 
 
 def beside_torch(config: RematConfig, device: torch.device) -> tuple[pd.DataFrame, int]:
@@ -99,24 +99,24 @@ def beside_torch(config: RematConfig, device: torch.device) -> tuple[pd.DataFram
     planner, total = ground.planner(), float(ground.times.sum())
     planner.greedy(0)
     rows = []
-    own: dict[int, tuple[float, float]] = {}
-    for found, extra in judged(iter(example, None), machine, config.torch_budgets):
-        peak = found.peak_bytes
-        if peak not in own:
-            own[peak] = _own(planner, peak, config.solve_s, total)
+    best: dict[int, tuple[float, float]] = {}
+    for verdict, extra in judged(iter(example, None), machine, config.torch_budgets):
+        peak = verdict.peak_bytes
+        if peak not in best:
+            best[peak] = _own(planner, peak, config.solve_s, total)
         rows.append(
             {
-                "target_bytes": found.setting.budget * ground.base_bytes,
+                "target_bytes": verdict.setting.budget * ground.base_bytes,
                 "peak_bytes": peak,
                 "extra_time_s": extra,
                 "extra_time_fraction": extra / total,
-                "solver": found.setting.solver,
+                "solver": verdict.setting.solver,
                 "gap": np.nan,
-                "budget": found.setting.budget,
-                "decomposed": found.setting.decomposed,
-                "draws_again": found.draws_again,
-                "own_extra_time_fraction": own[peak][0],
-                "own_gap": own[peak][1],
+                "budget": verdict.setting.budget,
+                "decomposed": verdict.setting.decomposed,
+                "draws_again": verdict.draws_again,
+                "own_extra_time_fraction": best[peak][0],
+                "own_gap": best[peak][1],
             }
         )
     return pd.DataFrame(rows), ground.base_bytes

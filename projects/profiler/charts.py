@@ -12,9 +12,13 @@ from labtrail.stepgraph.ir import Phase
 
 MIB = 2**20
 PART_COLOURS: Mapping[str, str] = {
-    "parameters": COLOURS[0], "optimizer_state": COLOURS[5], "gradients": COLOURS[1], "activations": COLOURS[2],
-    "temporaries": COLOURS[4], "workspace": COLOURS[3],
-}  # fmt: skip
+    "parameters": COLOURS[0],
+    "optimizer_state": COLOURS[5],
+    "gradients": COLOURS[1],
+    "activations": COLOURS[2],
+    "temporaries": COLOURS[4],
+    "workspace": COLOURS[3],
+}
 _PHASE_COLOURS = {Phase.FORWARD: COLOURS[0], Phase.BACKWARD: COLOURS[1], Phase.OPTIMIZER: COLOURS[2]}
 _TOP = 12
 
@@ -23,9 +27,14 @@ def node_runtime(nodes: pd.DataFrame, title: str) -> Figure:
     """Run time of every node in order, and of the operators that take most of it."""
     figure, (left, right) = _pair(title)
     called = nodes[nodes["op"] != "placeholder"]
-    for phase, own in _by_phase(called):
+    for phase, phase_nodes in _by_phase(called):
         left.scatter(
-            own["id"], own["run_time_s"] * 1e3, s=5, color=_PHASE_COLOURS[phase], label=phase.value, linewidths=0
+            phase_nodes["id"],
+            phase_nodes["run_time_s"] * 1e3,
+            s=5,
+            color=_PHASE_COLOURS[phase],
+            label=phase.value,
+            linewidths=0,
         )
     left.set(xlabel="rank of the node", ylabel="run time (ms)", yscale="log")
     left.legend(frameon=False, fontsize=8, markerscale=3)
@@ -39,14 +48,20 @@ def node_peak(nodes: pd.DataFrame, title: str) -> Figure:
     """Memory while every node runs, and the nodes that create most themselves."""
     figure, (left, right) = _pair(title)
     called = nodes[nodes["op"] != "placeholder"]
-    for phase, own in _by_phase(called):
-        left.scatter(own["id"], own["peak_memory_bytes"] / MIB, s=5, color=_PHASE_COLOURS[phase], label=phase.value,
-                     linewidths=0)  # fmt: skip
+    for phase, node_bytes in _by_phase(called):
+        left.scatter(
+            node_bytes["id"],
+            node_bytes["peak_memory_bytes"] / MIB,
+            s=5,
+            color=_PHASE_COLOURS[phase],
+            label=phase.value,
+            linewidths=0,
+        )
     left.set(xlabel="rank of the node", ylabel="peak memory (MiB)", ylim=(0, None))
     left.legend(frameon=False, fontsize=8, markerscale=3)
     left.grid(alpha=0.3)
-    own = called["created_bytes"] + called["workspace_bytes"]
-    table = called.loc[own.nlargest(_TOP).index[::-1]]
+    node_bytes = called["created_bytes"] + called["workspace_bytes"]
+    table = called.loc[node_bytes.nlargest(_TOP).index[::-1]]
     labels = [f"{row.id} {str(row.op).removeprefix('aten.')}" for row in table.itertuples()]
     right.barh(labels, table["created_bytes"] / MIB, color=COLOURS[0], label="results")
     right.barh(
@@ -78,9 +93,18 @@ def inactive_time(kept: pd.DataFrame, title: str) -> Figure:
         (fits, COLOURS[0], "waits longer than a swap takes"),
         (~fits, COLOURS[1], "does not"),
     ):
-        own = kept[chosen]
-        left.scatter(own["created_rank"], own["inactive_time_s"] * 1e3, s=8, color=colour, label=label, linewidths=0)
-        right.scatter(own["memory_bytes"] / MIB, own["inactive_time_s"] * 1e3, s=8, color=colour, linewidths=0)
+        chosen_rows = kept[chosen]
+        left.scatter(
+            chosen_rows["created_rank"],
+            chosen_rows["inactive_time_s"] * 1e3,
+            s=8,
+            color=colour,
+            label=label,
+            linewidths=0,
+        )
+        right.scatter(
+            chosen_rows["memory_bytes"] / MIB, chosen_rows["inactive_time_s"] * 1e3, s=8, color=colour, linewidths=0
+        )
     left.set(xlabel="rank of creation", ylabel="inactive time (ms)", ylim=(0, None))
     right.set(xlabel="size (MiB)", ylabel="inactive time (ms)", xscale="log", ylim=(0, None))
     left.legend(frameon=False, fontsize=8, markerscale=2)

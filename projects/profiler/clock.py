@@ -44,7 +44,7 @@ class CudaClock:
     def seconds(self, moments: Sequence[torch.cuda.Event]) -> np.ndarray:
         """Milliseconds between events to seconds."""
         torch.cuda.synchronize()
-        return np.array([moments[0].elapsed_time(one) / 1e3 for one in moments])
+        return np.array([moments[0].elapsed_time(moment) / 1e3 for moment in moments])
 
 
 def clock_of(device: torch.device) -> Clock:

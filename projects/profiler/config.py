@@ -20,7 +20,7 @@ def _positive(sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _shares(budgets: tuple[float, ...]) -> tuple[float, ...]:
-    if any(not 0 <= one <= 1 for one in budgets):
+    if any(not 0 <= budget <= 1 for budget in budgets):
         raise ValueError("expected numbers between 0 and 1")
     return tuple(sorted(set(budgets)))
 

@@ -86,23 +86,27 @@ FAMILIES: Mapping[str, Family] = {
     "swin-tiny": Family("SwinForImageClassification", "SwinConfig", _CLASSES, _images),
     "bert-base": Family("BertForMaskedLM", "BertConfig", {}, _masked),
     "bert-large": Family(
-        "BertForMaskedLM", "BertConfig",
-        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}, _masked,
+        "BertForMaskedLM",
+        "BertConfig",
+        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+        _masked,
     ),
     "gpt2": Family("GPT2LMHeadModel", "GPT2Config", _NO_CACHE, _causal),
     "llama-small": Family(
-        "LlamaForCausalLM", "LlamaConfig",
+        "LlamaForCausalLM",
+        "LlamaConfig",
         {
-            **_NO_CACHE, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
+            **_NO_CACHE,
+            "hidden_size": 768,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 12,
             "num_attention_heads": 12,
         },
         _causal,
     ),
-    "t5-small": Family(
-        "T5ForConditionalGeneration", "T5Config", {**_NO_CACHE, "decoder_start_token_id": 0}, _causal
-    ),
+    "t5-small": Family("T5ForConditionalGeneration", "T5Config", {**_NO_CACHE, "decoder_start_token_id": 0}, _causal),
     "whisper-tiny": Family("WhisperForConditionalGeneration", "WhisperConfig", _NO_CACHE, _audio),
-}  # fmt: skip
+}
 TINY = "tiny"
 
 

@@ -24,9 +24,13 @@ from projects.profiler.tables import duration, size, summary
 _GIB = 2**30
 # What a run logs as metrics; the rest is in its table.
 _LOGGED = (
-    "peak_bytes_predicted", "peak_bytes_measured", "step_time_s", "graph_time_s", "activation_bytes",
+    "peak_bytes_predicted",
+    "peak_bytes_measured",
+    "step_time_s",
+    "graph_time_s",
+    "activation_bytes",
     "prediction_error",
-)  # fmt: skip
+)
 
 _log = logging.getLogger("labtrail")
 
@@ -45,19 +49,21 @@ class Result(NamedTuple):
 
 def measure(config: ProfilerConfig, run: lt.Run) -> Generator[lt.Record]:
     """One Record per batch size, with it as step; each brings the page and the figure over all of them up to date."""
-    given = config.bandwidth_gb_s
-    bandwidth = Bandwidth(given * 1e9, given * 1e9) if given else measure_bandwidth(run.accelerator.device)
+    asked_speed = config.bandwidth_gb_s
+    bandwidth = (
+        Bandwidth(asked_speed * 1e9, asked_speed * 1e9) if asked_speed else measure_bandwidth(run.accelerator.device)
+    )
     results: dict[int, Result] = {}
     for batch_size in config.batch_sizes:
         result = _measured(config, batch_size, bandwidth, run.accelerator)
         results[batch_size] = result
         what = _described(config, batch_size, result.profile)
         _log.info("%s\n%s", what, summary(result.profile))
-        own = _tables(result.profile) | _figures(config, what, result.profile)
+        files = _tables(result.profile) | _figures(config, what, result.profile)
         if batch_size != config.batch_sizes[-1]:
-            own = {f"batch_{batch_size}/{name}": file for name, file in own.items()}
+            files = {f"batch_{batch_size}/{name}": file for name, file in files.items()}
         metrics = lt.named("profile", {name: result.metrics[name] for name in _LOGGED})
-        yield lt.Record(batch_size, metrics, own | _closing(config, results))
+        yield lt.Record(batch_size, metrics, files | _closing(config, results))
         gc.collect()
 
 
@@ -103,7 +109,7 @@ def _metrics(profile: Profile, measured: int) -> dict[str, float]:
         "graph_time_s": profile.graph_time_s,
         "nodes": float(len(graph.nodes) - graph.first_call),
         "activations": float(len(kept)),
-        "activation_bytes": float(sum(one.bytes for one in kept)),
+        "activation_bytes": float(sum(activation.bytes for activation in kept)),
         "swapped_activations": float(len(profile.swapped)),
         **parts,
     }
@@ -140,12 +146,12 @@ def _closing(config: ProfilerConfig, results: Mapping[int, Result]) -> dict[str,
     """The table and figure over all batch sizes, and the page."""
     rows = [{"batch_size": batch_size, **result.metrics} for batch_size, result in results.items()]
     table = pd.DataFrame(rows)
-    shown = by_part(table).assign(label=[f"batch {one}" for one in results])
+    shown = by_part(table).assign(label=[f"batch {result}" for result in results])
     about = f"{config.optimizer}, random weights, made-up data, precision {config.compute.precision}"
     lines = [
-        f"{_described(config, batch_size, profile)}: predicted peak {size(found['peak_bytes_predicted'])}, measured "
-        f"{size(found['peak_bytes_measured'])}, step {duration(found['step_time_s'])}"
-        for batch_size, (profile, found) in results.items()
+        f"{_described(config, batch_size, profile)}: predicted peak {size(metrics['peak_bytes_predicted'])}, measured "
+        f"{size(metrics['peak_bytes_measured'])}, step {duration(metrics['step_time_s'])}"
+        for batch_size, (profile, metrics) in results.items()
     ]
     profiles = {batch_size: result.profile for batch_size, result in results.items()}
     return {

@@ -102,11 +102,11 @@ class Joint:
 
     def settings(self, budgets: Sequence[float], solvers: Sequence[str] = SOLVERS) -> list[Setting]:
         """All that can be asked of this graph; at 0 and 1 no solver is needed."""
-        found = [Setting(1.0, "default", self._decomposed)]
+        settings = [Setting(1.0, "default", self._decomposed)]
         for budget in budgets:
             chosen = solvers if 0 < budget < 1 else solvers[:1]
-            found += [Setting(budget, solver, self._decomposed) for solver in chosen]
-        return found
+            settings += [Setting(budget, solver, self._decomposed) for solver in chosen]
+        return settings
 
     def judge(self, setting: Setting, machine: Machine) -> Judged:
         """Peak and time of torch's partition, every operator by itself."""
@@ -121,7 +121,7 @@ class Joint:
     def saved(self, setting: Setting) -> int:
         """Values that are kept between the passes, parameters and inputs not counted."""
         returned: Any = self._partitioned(setting)[0].graph.output_node().args[0]
-        return sum(one.op != "placeholder" for one in returned[self._outputs :])
+        return sum(saved.op != "placeholder" for saved in returned[self._outputs :])
 
     def _partitioned(self, setting: Setting) -> tuple[fx.GraphModule, fx.GraphModule]:
         # Its constants are shared: some cannot be copied.
@@ -147,7 +147,7 @@ def _masks_unread() -> Generator[None]:
 
     owner: Any = import_utils
     before = owner.is_fake_tensor
-    owner.is_fake_tensor = lambda one: before(one) or isinstance(one, FunctionalTensor)
+    owner.is_fake_tensor = lambda value: before(value) or isinstance(value, FunctionalTensor)
     try:
         yield
     finally:
@@ -172,7 +172,7 @@ def _together(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) -
     made: dict[fx.Node, fx.Node] = {}
     returned: Any = forward.graph.output_node().args[0]
     _copy(forward.graph, graph, made)
-    by_name = {one.name: made[one] for one in returned[outputs:] if isinstance(one, fx.Node)}
+    by_name = {saved.name: made[saved] for saved in returned[outputs:] if isinstance(saved, fx.Node)}
     loss = made[returned[outputs - 1]]
     for node in backward.graph.nodes:
         if node.op == "placeholder":
@@ -180,7 +180,10 @@ def _together(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) -
             made[node] = graph.call_function(torch.ops.aten.ones_like.default, (loss,)) if known is None else known
     _copy(backward.graph, graph, made)
     gradients: Any = backward.graph.output_node().args[0]
-    kept = [*(made[one] for one in returned[:outputs]), *(made[one] for one in gradients if isinstance(one, fx.Node))]
+    kept = [
+        *(made[output] for output in returned[:outputs]),
+        *(made[output] for output in gradients if isinstance(output, fx.Node)),
+    ]
     graph.output(tuple(kept))
     return graph
 
@@ -191,14 +194,14 @@ def _copy(source: fx.Graph, target: fx.Graph, made: dict[fx.Node, fx.Node]) -> N
         # Random operators too: the partitioner leaves copies of them that nobody takes.
         unused = node.op == "call_function" and not node.users and not _changes_something(node)
         if node.op != "output" and node not in made and not unused:
-            made[node] = target.node_copy(node, lambda one: made[one])
+            made[node] = target.node_copy(node, lambda argument: made[argument])
 
 
 def _assembled(graph: fx.Graph, owner: fx.GraphModule) -> Assembled:
     """Nodes, storages and calls of a graph whose values are made up anew, so that copies have storages of their own."""
-    given = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
+    inputs = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
     module = fx.GraphModule(owner, graph)
-    mode = mode_of(next(one for one in given if isinstance(one, Tensor)))
-    FakeTensorProp(module, mode).propagate_dont_convert_inputs(*given)
-    constants = {str(one.target): getattr(owner, str(one.target)) for one in graph.nodes if one.op == "get_attr"}
-    return assemble(Calls(module.graph, constants), [Role.OTHER] * len(given))
+    mode = mode_of(next(input_value for input_value in inputs if isinstance(input_value, Tensor)))
+    FakeTensorProp(module, mode).propagate_dont_convert_inputs(*inputs)
+    constants = {str(node.target): getattr(owner, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
+    return assemble(Calls(module.graph, constants), [Role.OTHER] * len(inputs))

@@ -72,7 +72,7 @@ class GraphProfiler:
             raise ValueError("nothing has been measured: call run() first")
         first = self._program.first
         times = np.concatenate([np.zeros(first), np.median(np.stack(self._times), axis=0)])
-        whole = float(np.median([one.sum() for one in self._times]))
+        whole = float(np.median([time.sum() for time in self._times]))
         needed = workspaces(self.traced)
         return Profile(
             self.traced, granularity(self._device), times, whole, needed, self._peaks, bandwidth, tuple(self.swapped)
@@ -185,8 +185,8 @@ class Profile:
 
     def _created(self) -> np.ndarray:
         created = np.zeros(len(self.traced.graph.nodes), np.int64)
-        for one in self.traced.graph.storages:
-            created[one.creator] += one.bytes
+        for storage in self.traced.graph.storages:
+            created[storage.creator] += storage.bytes
         return created
 
     @cached_property

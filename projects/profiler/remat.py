@@ -151,29 +151,29 @@ def _run(
     with out_of_memory_explained(what):
         step = in_memory(config, batch_size, accelerator)
         give_state(step, lean.trained)
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         if fits:
             require_same(what, step, prepared.original, lean)
             base = _timed(config, step, prepared.original)
-            found = {f"baseline_{name}": value for name, value in base.items()}
+            metrics = {f"baseline_{name}": value for name, value in base.items()}
         else:
             _log.info("%s: the step does not fit as it is, only the planned one is run", what)
-        found |= _timed(config, step, lean)
+        metrics |= _timed(config, step, lean)
     if fits:
-        found["slowdown"] = found["step_time_s"] / found["baseline_step_time_s"] - 1
-    return found
+        metrics["slowdown"] = metrics["step_time_s"] / metrics["baseline_step_time_s"] - 1
+    return metrics
 
 
 def _copies(prepared: Prepared) -> int:
     """Bytes of the copies that a comparison takes: what the step changes, and both sides' results."""
     graph = prepared.original.graph
-    given = {storage for node in graph.nodes if node.is_placeholder for storage in node.storages}
-    return 4 * sum(graph.storages[one].bytes for one in given)
+    inputs = {storage for node in graph.nodes if node.is_placeholder for storage in node.storages}
+    return 4 * sum(graph.storages[storage].bytes for storage in inputs)
 
 
 def counted_peak(traced: TracedStep) -> int:
     """Peak of a step by running it on fake tensors and counting what lives, bytes."""
-    inputs = [compat.fresh_fake(one) for one in traced.fakes[: traced.graph.first_call]]
+    inputs = [compat.fresh_fake(fake) for fake in traced.fakes[: traced.graph.first_call]]
     accountant = Accountant(inputs)
     with compat.mode_of(inputs[0]):
         Program(traced).run(inputs, accountant.watcher)
@@ -186,14 +186,14 @@ def require_same(what: str, step: TrainingStep, original: TracedStep, lean: Trac
     Raises:
         DifferentStepError: loss, gradients, weights, buffers, optimizer state or random state differ.
     """
-    given = original.inputs(step)
-    before, state = [one.clone() for one in given], _random_state(device_of(original))
+    inputs = original.inputs(step)
+    before, state = [tensor.clone() for tensor in inputs], _random_state(device_of(original))
     after: list[list[Tensor]] = []
     for traced in (original, lean):
-        results = Program(traced).run(given)
-        own = _random_state(device_of(original))
-        after.append([*results, *(one.clone() for one in given), own])
-        for one, kept in zip(given, before, strict=True):
+        results = Program(traced).run(inputs)
+        state_before = _random_state(device_of(original))
+        after.append([*results, *(tensor.clone() for tensor in inputs), state_before])
+        for one, kept in zip(inputs, before, strict=True):
             one.copy_(kept)
         _set_random_state(device_of(original), state)
     for first, second in zip(*after, strict=True):
@@ -231,13 +231,13 @@ def _timed(config: RematConfig, step: TrainingStep, traced: TracedStep) -> dict[
     return {"step_time_s": float(np.median(np.diff(clock.seconds(moments)))), "peak_bytes_measured": float(peak)}
 
 
-def _sentence(config: RematConfig, batch_size: int, found: Mapping[str, float]) -> str:
-    measured = f", {found['slowdown']:+.1%} measured here" if "slowdown" in found else ""
+def _sentence(config: RematConfig, batch_size: int, metrics: Mapping[str, float]) -> str:
+    measured = f", {metrics['slowdown']:+.1%} measured here" if "slowdown" in metrics else ""
     return (
-        f"{config.model}, batch size {batch_size}: peak {size(found['peak_bytes'])} instead of "
-        f"{size(found['baseline_peak_bytes'])} ({found['peak_bytes'] / found['baseline_peak_bytes']:.1%}) for "
-        f"{found['extra_time_fraction']:.1%} more time by {config.times} (at least {found['bound_time_fraction']:.1%} "
-        f"for any plan){measured}; step {duration(found['step_time_s'])}"
+        f"{config.model}, batch size {batch_size}: peak {size(metrics['peak_bytes'])} instead of "
+        f"{size(metrics['baseline_peak_bytes'])} ({metrics['peak_bytes'] / metrics['baseline_peak_bytes']:.1%}) for "
+        f"{metrics['extra_time_fraction']:.1%} more time by {config.times} (at least "
+        f"{metrics['bound_time_fraction']:.1%} for any plan){measured}; step {duration(metrics['step_time_s'])}"
     )
 
 
@@ -247,14 +247,14 @@ def _files(
     what = f"{config.model}, batch size {config.batch_size}"
     least = planner.least_bytes(config.solve_s)
     targets = np.linspace(planner.peak_bytes, least, config.targets).tolist()
-    own = _table(planner.frontier(targets, config.solve_s), prepared)
+    frontier = _table(planner.frontier(targets, config.solve_s), prepared)
     greedy = _table(list(greedy_plans(prepared)), prepared)
     files = {
         "plan.json": json.dumps(_described(config, prepared, plan), indent=1) + "\n",
-        "frontier.csv": own,
+        "frontier.csv": frontier,
         "frontier_mu_two.csv": greedy,
         "figures/frontier.png": remat_charts.frontier(
-            own, greedy, prepared.base_bytes, plan.target_bytes, f"What memory costs, {what}, {config.times}"
+            frontier, greedy, prepared.base_bytes, plan.target_bytes, f"What memory costs, {what}, {config.times}"
         ),
     }
     if config.torch_budgets and config.times != "measured":
@@ -267,12 +267,12 @@ def _files(
 def _table(plans: list[Plan], prepared: Prepared) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "target_bytes": [one.target_bytes for one in plans],
-            "peak_bytes": [one.peak_bytes for one in plans],
-            "extra_time_s": [one.extra_time_s for one in plans],
-            "extra_time_fraction": [one.extra_time_s / prepared.base_time_s for one in plans],
-            "solver": [one.solver for one in plans],
-            "gap": [one.gap for one in plans],
+            "target_bytes": [plan.target_bytes for plan in plans],
+            "peak_bytes": [plan.peak_bytes for plan in plans],
+            "extra_time_s": [plan.extra_time_s for plan in plans],
+            "extra_time_fraction": [plan.extra_time_s / prepared.base_time_s for plan in plans],
+            "solver": [plan.solver for plan in plans],
+            "gap": [plan.gap for plan in plans],
         }
     )
 
@@ -287,14 +287,18 @@ def greedy_plans(prepared: Prepared) -> Iterator[Plan]:
     candidates = []
     for one, again in zip(every, recomputations(graph, every), strict=True):
         if one.storage in able:
-            read = {storage for node in again.nodes for source in graph.nodes[node].inputs
-                    for storage in graph.nodes[source].storages}  # fmt: skip
+            read = {
+                storage
+                for node in again.nodes
+                for source in graph.nodes[node].inputs
+                for storage in graph.nodes[source].storages
+            }
             sources = frozenset((read & {other.storage for other in every}) - {one.storage})
             seconds = again.time_s(costs.times)
             idle, needed = float(passed[one.last_forward_use + 1]), float(passed[one.first_backward_use])
             candidates.append(Candidate(one.storage, one.bytes, seconds, sources, math.inf, idle, needed))
     lowest = simulator.peak_bytes
-    found: list[Plan] = []
+    plans: list[Plan] = []
 
     def look(choice: Choice) -> bool:
         nonlocal lowest
@@ -302,17 +306,17 @@ def greedy_plans(prepared: Prepared) -> Iterator[Plan]:
         if simulator.peak_bytes < lowest:
             lowest = simulator.peak_bytes
             dropped = frozenset(choice.recomputed)
-            found.append(Plan(dropped, lowest, lowest, simulator.extra_time_s, simulator.extra_time_s, "mu-two"))
+            plans.append(Plan(dropped, lowest, lowest, simulator.extra_time_s, simulator.extra_time_s, "mu-two"))
         return False
 
     choose(candidates, look)
-    yield from found
+    yield from plans
 
 
 def _described(config: RematConfig, prepared: Prepared, plan: Plan) -> dict[str, Any]:
     """A plan as people and programs read it."""
     graph = prepared.traced.graph
-    dropped = [graph.storages[one] for one in sorted(plan.dropped)]
+    dropped = [graph.storages[storage] for storage in sorted(plan.dropped)]
     return {
         "model": config.model,
         "batch_size": config.batch_size,
@@ -329,13 +333,13 @@ def _described(config: RematConfig, prepared: Prepared, plan: Plan) -> dict[str,
         "solver": plan.solver,
         "dropped": [
             {
-                "storage": one.id,
-                "bytes": one.bytes,
-                "node": one.creator,
-                "op": graph.nodes[one.creator].op,
-                "module": graph.nodes[one.creator].module,
+                "storage": storage.id,
+                "bytes": storage.bytes,
+                "node": storage.creator,
+                "op": graph.nodes[storage.creator].op,
+                "module": graph.nodes[storage.creator].module,
             }
-            for one in dropped
+            for storage in dropped
         ],
     }
 

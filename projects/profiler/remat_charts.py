@@ -8,7 +8,7 @@ from labtrail.figures import COLOURS
 from projects.profiler.charts import MIB
 
 
-def frontier(own: pd.DataFrame, greedy: pd.DataFrame, base_bytes: int, target_bytes: float, title: str) -> Figure:
+def frontier(plans: pd.DataFrame, greedy: pd.DataFrame, base_bytes: int, target_bytes: float, title: str) -> Figure:
     """Peak against extra time, with what is proven to be the least, beside mu-TWO's greedy choice.
 
     Args:
@@ -20,15 +20,20 @@ def frontier(own: pd.DataFrame, greedy: pd.DataFrame, base_bytes: int, target_by
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
-    share = own["peak_bytes"] / base_bytes * 100
-    extra = own["extra_time_fraction"] * 100
-    axis.fill_between(share, extra * (1 - own["gap"]), extra, color=COLOURS[0], alpha=0.25, label="not proven", lw=0)
+    share = plans["peak_bytes"] / base_bytes * 100
+    extra = plans["extra_time_fraction"] * 100
+    axis.fill_between(share, extra * (1 - plans["gap"]), extra, color=COLOURS[0], alpha=0.25, label="not proven", lw=0)
     axis.plot(share, extra, "o-", markersize=4, color=COLOURS[0], label="labtrail")
     if len(greedy):
         axis.plot(
-            greedy["peak_bytes"] / base_bytes * 100, greedy["extra_time_fraction"] * 100, ".-", markersize=3,
-            color=COLOURS[1], linewidth=1, label="mu-TWO's greedy choice",
-        )  # fmt: skip
+            greedy["peak_bytes"] / base_bytes * 100,
+            greedy["extra_time_fraction"] * 100,
+            ".-",
+            markersize=3,
+            color=COLOURS[1],
+            linewidth=1,
+            label="mu-TWO's greedy choice",
+        )
     axis.axvline(target_bytes / base_bytes * 100, color="0.35", linestyle="--", linewidth=1)
     axis.set_ylim(-1, max(10.0, 1.6 * extra.max()))
     _finish(axis, title)
@@ -47,14 +52,17 @@ def beside_torch(table: pd.DataFrame, base_bytes: int, title: str) -> Figure:
     axis = figure.subplots()
     share = table["peak_bytes"] / base_bytes * 100
     for wrong, marker, label in ((False, "o", "torch"), (True, "x", "torch, wrong gradients: dropout drawn again")):
-        own = table["draws_again"] == wrong
-        if own.any():
-            axis.plot(share[own], table["extra_time_fraction"][own] * 100, marker, color=COLOURS[1], label=label)
+        chosen = table["draws_again"] == wrong
+        if chosen.any():
+            axis.plot(share[chosen], table["extra_time_fraction"][chosen] * 100, marker, color=COLOURS[1], label=label)
     known = table.dropna(subset="own_extra_time_fraction").sort_values("peak_bytes")
     axis.plot(
-        known["peak_bytes"] / base_bytes * 100, known["own_extra_time_fraction"] * 100, ".-", color=COLOURS[0],
+        known["peak_bytes"] / base_bytes * 100,
+        known["own_extra_time_fraction"] * 100,
+        ".-",
+        color=COLOURS[0],
         label="labtrail at the same peak",
-    )  # fmt: skip
+    )
     axis.set_ylim(-1, None)
     _finish(axis, title)
     axis.set(xlabel="peak of forward and backward pass (% of all kept)")
@@ -83,13 +91,13 @@ def by_batch(table: pd.DataFrame, title: str) -> Figure:
         (-0.2, COLOURS[3], "baseline_", "all kept"),
         (0.2, COLOURS[0], "", "planned"),
     ):
-        own = [place + offset for place in places]
-        left.bar(own, table[f"{prefix}peak_bytes"] / MIB, 0.38, color=colour, label=label)
-        right.bar(own, table[f"{prefix}step_time_s"], 0.38, color=colour, label=label)
+        shifted = [place + offset for place in places]
+        left.bar(shifted, table[f"{prefix}peak_bytes"] / MIB, 0.38, color=colour, label=label)
+        right.bar(shifted, table[f"{prefix}step_time_s"], 0.38, color=colour, label=label)
     left.set(ylabel="peak memory (MiB)")
     right.set(ylabel="time of a step (s)")
     for axis in (left, right):
-        axis.set_xticks(list(places), [f"{one}" for one in table["batch_size"]])
+        axis.set_xticks(list(places), [f"{size}" for size in table["batch_size"]])
         axis.set(xlabel="batch size")
         axis.grid(alpha=0.3, axis="y")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)

@@ -13,13 +13,30 @@ from projects.profiler.profile import Profile
 
 _HERE = Path(__file__).parent
 _NODES = (
-    "id", "op", "phase", "role", "run_time_s", "peak_memory_bytes", "created_bytes", "workspace_bytes", "module",
+    "id",
+    "op",
+    "phase",
+    "role",
+    "run_time_s",
+    "peak_memory_bytes",
+    "created_bytes",
+    "workspace_bytes",
+    "module",
     "source",
-)  # fmt: skip
+)
 _ACTIVATIONS = (
-    "name", "memory_bytes", "inactive_time_s", "swap_time_s", "recomp_time_s", "recomp_memory_bytes", "random",
-    "created_rank", "last_forward_rank", "first_backward_rank", "module",
-)  # fmt: skip
+    "name",
+    "memory_bytes",
+    "inactive_time_s",
+    "swap_time_s",
+    "recomp_time_s",
+    "recomp_memory_bytes",
+    "random",
+    "created_rank",
+    "last_forward_rank",
+    "first_backward_rank",
+    "module",
+)
 
 
 def write_report(

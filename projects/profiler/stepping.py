@@ -59,7 +59,7 @@ def _step(config: StepConfig, example: lt.Example, accelerator: Accelerator) -> 
         with accelerator.autocast():
             return example.loss(model, batch)
 
-    parameters = [one for one in example.model.parameters() if one.requires_grad]
+    parameters = [parameter for parameter in example.model.parameters() if parameter.requires_grad]
     optimizer = _OPTIMIZERS[config.optimizer](parameters)
     return TrainingStep(example.model.train(), optimizer, example.batch, plain_step(loss, config.clip_norm))
 

@@ -149,39 +149,39 @@ class Swapper:
         self._away: dict[int, _Away] = {}
         self._leaving: dict[int, list[Activation]] = {}
         self._coming: dict[int, list[Activation]] = {}
-        for one in swapped:
-            self._leaving.setdefault(one.last_forward_use, []).append(one)
-            self._coming.setdefault(one.first_backward_use, []).append(one)
+        for storage in swapped:
+            self._leaving.setdefault(storage.last_forward_use, []).append(storage)
+            self._coming.setdefault(storage.first_backward_use, []).append(storage)
         self.watcher = Watcher(starting=self._starting, finished=self._finished)
 
     def _starting(self, index: int, values: list[Any]) -> None:
         """Brings back what the node needs."""
-        for one in self._coming.get(index, ()):
-            ids = [own for own in self._waiting[one.storage] if own in self._away]
+        for storage in self._coming.get(index, ()):
+            ids = [own for own in self._waiting[storage.storage] if own in self._away]
             if not ids:
                 continue
-            content = torch.empty(one.bytes, dtype=torch.uint8, device=self._away[ids[0]].device)
-            self._shelf.take(one.storage, content)
-            for own in ids:
-                like = self._away.pop(own)
+            content = torch.empty(storage.bytes, dtype=torch.uint8, device=self._away[ids[0]].device)
+            self._shelf.take(storage.storage, content)
+            for node in ids:
+                like = self._away.pop(node)
                 empty = torch.empty(0, dtype=like.dtype, device=like.device)
-                values[own] = empty.set_(content.untyped_storage(), like.offset, like.shape, like.stride)
+                values[node] = empty.set_(content.untyped_storage(), like.offset, like.shape, like.stride)
         self._moments.append(self._clock.now())
 
     def _finished(self, index: int, values: list[Any]) -> None:
         """Takes away what the forward pass no longer needs."""
         self._moments.append(self._clock.now())
-        for one in self._leaving.get(index, ()):
-            ids = self._waiting[one.storage]
+        for storage in self._leaving.get(index, ()):
+            ids = self._waiting[storage.storage]
             if any(values[own].is_conj() or values[own].is_neg() for own in ids):
                 # Such a view is more than a place in a storage: it stays.
                 continue
-            self._shelf.put(one.storage, compat.bytes_of(values[ids[0]]))
-            for own in ids:
-                value = values[own]
+            self._shelf.put(storage.storage, compat.bytes_of(values[ids[0]]))
+            for node in ids:
+                value = values[node]
                 place = (value.shape, value.stride(), value.storage_offset())
-                self._away[own] = _Away(value.dtype, value.device, *place)
-                values[own] = None
+                self._away[node] = _Away(value.dtype, value.device, *place)
+                values[node] = None
 
     def times(self) -> np.ndarray:
         """Seconds of each computed node without the transfers, float64."""
@@ -192,21 +192,23 @@ def swappable(graph: StepGraph, activations: Sequence[Activation]) -> list[Activ
     """Those that wait for at least one node, hold something, and are no part of a value with other storages."""
     waiting = _waiting_values(graph, activations)
     return [
-        one
-        for one in activations
-        if one.bytes
-        and one.first_backward_use > one.last_forward_use + 1
-        and all(len(graph.nodes[own].storages) == 1 and own not in graph.outputs for own in waiting[one.storage])
+        activation
+        for activation in activations
+        if activation.bytes
+        and activation.first_backward_use > activation.last_forward_use + 1
+        and all(
+            len(graph.nodes[node].storages) == 1 and node not in graph.outputs for node in waiting[activation.storage]
+        )
     ]
 
 
 def _waiting_values(graph: StepGraph, activations: Sequence[Activation]) -> dict[int, list[int]]:
     """Storage -> the nodes whose values lie in it while it waits."""
-    wanted = {one.storage: one for one in activations}
-    found: dict[int, list[int]] = {storage: [] for storage in wanted}
+    wanted = {activation.storage: activation for activation in activations}
+    waiting: dict[int, list[int]] = {storage: [] for storage in wanted}
     for node, last in zip(graph.nodes, graph.last_uses, strict=True):
         for storage in node.storages:
             one = wanted.get(storage)
             if one is not None and node.id <= one.last_forward_use and last >= one.first_backward_use:
-                found[storage].append(node.id)
-    return found
+                waiting[storage].append(node.id)
+    return waiting

@@ -34,16 +34,16 @@ from projects.spoter.subject import UNTRAINED, load_subject, study_sources
 def sources(config: AnalysisConfig) -> Sequence[lt.DataSource]:
     """The split, the checkpoints, the attention files, and the glosses and the language model if they are named."""
     extraction = extraction_config(config.run)
-    found = study_sources(load_subject(extraction.run), extraction.split, config.epochs)
+    data_sources = study_sources(load_subject(extraction.run), extraction.split, config.epochs)
     for epoch in config.epochs:
-        found.append(lt.artifact_source(config.run, file_name(epoch), "attention", profile={"epoch": epoch}))
+        data_sources.append(lt.artifact_source(config.run, file_name(epoch), "attention", profile={"epoch": epoch}))
     if config.language.glosses is not None:
         read_list(config.language.glosses)
         path = config.language.glosses
-        found.append(lt.DataSource(path.name, "glosses", str(path), lt.sha256_of(path)))
+        data_sources.append(lt.DataSource(path.name, "glosses", str(path), lt.sha256_of(path)))
     if config.mbert is not None:
-        found.append(model_source(config.mbert))
-    return found
+        data_sources.append(model_source(config.mbert))
+    return data_sources
 
 
 def analyse(config: AnalysisConfig, run: lt.Run) -> Generator[lt.Record]:
@@ -83,7 +83,7 @@ def _head_files(
     study: Study, tables: list[pd.DataFrame], effects: Sequence[Effects]
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     config = study.config
-    rows = [ablation_rows(one, config.statistics.resamples, config.seed) for one in effects]
+    rows = [ablation_rows(effect, config.statistics.resamples, config.seed) for effect in effects]
     table = pd.concat([*tables, *rows], ignore_index=True)
     note = "dot: interval of value - null excludes 0"
     files: dict[str, Any] = {
@@ -101,10 +101,10 @@ def _head_files(
 def _effect_files(study: Study, effects: Sequence[Effects]) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
     arguments = (study.config.statistics.resamples, study.config.seed)
     deletion, curves, occlusion = (
-        pd.concat([table(one, *arguments) for one in effects], ignore_index=True)
+        pd.concat([table(effect, *arguments) for effect in effects], ignore_index=True)
         for table in (deletion_table, curve_table, occlusion_table)
     )
-    reading = pd.concat([reading_table(one) for one in effects], ignore_index=True)
+    reading = pd.concat([reading_table(effect) for effect in effects], ignore_index=True)
     last = effects[-1].epoch
     files: dict[str, Any] = {
         "tables/deletion.csv": deletion,
@@ -119,8 +119,8 @@ def _effect_files(study: Study, effects: Sequence[Effects]) -> tuple[dict[str, A
 
 
 def _effect_means(effects: Effects, deletion: pd.DataFrame) -> dict[str, float]:
-    own = deletion[deletion["epoch"] == effects.epoch].set_index("method")["auc"]
-    areas = {f"deletion_auc_{str(name).replace(' ', '_')}": float(value) for name, value in own.items()}
+    auc_by_method = deletion[deletion["epoch"] == effects.epoch].set_index("method")["auc"]
+    areas = {f"deletion_auc_{str(name).replace(' ', '_')}": float(value) for name, value in auc_by_method.items()}
     return {
         **areas,
         "order_change": effects.order_change,

@@ -39,8 +39,8 @@ def to_bytes(captured: Captured, labels: np.ndarray, facts: Mapping[str, Any]) -
     }
     tensors = {name: torch.from_numpy(np.ascontiguousarray(values, np.int64)) for name, values in columns.items()}
     dtype = str(next(iter(captured.weights.values())).dtype).removeprefix("torch.")
-    own = {"format": FORMAT, "dtype": dtype, "heads": captured.heads, "modules": sorted(captured.weights)}
-    return save({**captured.weights, **tensors}, metadata={_METADATA: json.dumps({**facts, **own})})
+    facts_of_file = {"format": FORMAT, "dtype": dtype, "heads": captured.heads, "modules": sorted(captured.weights)}
+    return save({**captured.weights, **tensors}, metadata={_METADATA: json.dumps({**facts, **facts_of_file})})
 
 
 class AttentionFile:
@@ -85,12 +85,12 @@ class AttentionFile:
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         length = int(self.frames[index])
-        found = {}
+        weights = {}
         for name in self.modules:
             offsets = self._offsets[name[:3]]
             part = self._file.get_slice(name)[int(offsets[index]) : int(offsets[index + 1])]
-            found[name] = part.astype(np.float32).reshape(self.heads, -1, length)
-        return found
+            weights[name] = part.astype(np.float32).reshape(self.heads, -1, length)
+        return weights
 
 
 def to_samples(captured: Captured, labels: np.ndarray, facts: Mapping[str, Any]) -> dict[str, Any]:

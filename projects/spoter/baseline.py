@@ -27,17 +27,17 @@ def features(frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return rows[starts[:, None] + low] * (1 - share) + rows[starts[:, None] + high] * share
 
 
-def dtw(one: np.ndarray, many: np.ndarray) -> np.ndarray:
+def dtw(query: np.ndarray, many: np.ndarray) -> np.ndarray:
     """Normalised DTW distance of one clip (n, d) to each of many (k, m, d); shape (k,)."""
-    squared = (one**2).sum(-1)[:, None] + (many**2).sum(-1)[:, None] - 2 * np.einsum("nd,kmd->knm", one, many)
+    squared = (query**2).sum(-1)[:, None] + (many**2).sum(-1)[:, None] - 2 * np.einsum("nd,kmd->knm", query, many)
     cost = np.sqrt(np.maximum(squared, 0.0))
-    total = np.full((len(many), len(one) + 1, many.shape[1] + 1), np.inf)
+    total = np.full((len(many), len(query) + 1, many.shape[1] + 1), np.inf)
     total[:, 0, 0] = 0.0
-    for i in range(len(one)):
+    for i in range(len(query)):
         for j in range(many.shape[1]):
             before = np.minimum(np.minimum(total[:, i, j], total[:, i, j + 1]), total[:, i + 1, j])
             total[:, i + 1, j + 1] = cost[:, i, j] + before
-    return total[:, -1, -1] / (len(one) + many.shape[1])
+    return total[:, -1, -1] / (len(query) + many.shape[1])
 
 
 def nearest_labels(queries: np.ndarray, references: np.ndarray, labels: np.ndarray) -> np.ndarray:

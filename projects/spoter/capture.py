@@ -40,12 +40,12 @@ class Captured:
     def clip(self, index: int) -> dict[str, np.ndarray]:
         """Weights of one clip: module -> (H, queries, T), float32."""
         length = int(self.frames[index])
-        found = {}
+        weights = {}
         for name, flat in self.weights.items():
             offsets = offsets_of(self.frames, self.heads, name)
             part = flat[offsets[index] : offsets[index + 1]]
-            found[name] = part.view(self.heads, -1, length).float().numpy()
-        return found
+            weights[name] = part.view(self.heads, -1, length).float().numpy()
+        return weights
 
 
 def in_order(names: Iterable[str]) -> list[str]:

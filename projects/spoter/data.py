@@ -65,7 +65,10 @@ def load_splits(config: DataConfig) -> Splits:
         raise lt.DataError(
             f"{clips['train'].path}: only one class in column {config.label_column}; nothing to tell apart"
         )
-    splits = {name: Split(name, own, _from_zero(own, first, classes, config)) for name, own in clips.items()}
+    splits = {
+        name: Split(name, split_clips, _from_zero(split_clips, first, classes, config))
+        for name, split_clips in clips.items()
+    }
     return Splits(**splits, classes=classes, first_label=first)
 
 

@@ -26,8 +26,8 @@ def example(config: SpoterConfig, batch_size: int) -> lt.Example:
         "weights": torch.full((batch_size,), 1 / batch_size),
     }
 
-    def loss(model: nn.Module, given: dict) -> Tensor:
-        logits = model(given["frames"], given["layout"])
-        return clip_loss(logits, given["labels"], given["weights"], config.train.label_smoothing)
+    def loss(model: nn.Module, batch: dict) -> Tensor:
+        logits = model(batch["frames"], batch["layout"])
+        return clip_loss(logits, batch["labels"], batch["weights"], config.train.label_smoothing)
 
     return lt.Example(Spoter(config.model, _CLASSES), batch, loss)

@@ -42,11 +42,15 @@ ARMS = tuple(
 )
 
 _BODY_BONES = (
-    ("nose", "neck"), ("nose", "rightEye"), ("nose", "leftEye"), ("rightEye", "rightEar"), ("leftEye", "leftEar"),
+    ("nose", "neck"),
+    ("nose", "rightEye"),
+    ("nose", "leftEye"),
+    ("rightEye", "rightEar"),
+    ("leftEye", "leftEar"),
     *(("neck", f"{side}Shoulder") for side in ("right", "left")),
     *((f"{side}Shoulder", f"{side}Elbow") for side in ("right", "left")),
     *((f"{side}Elbow", f"{side}Wrist") for side in ("right", "left")),
-)  # fmt: skip
+)
 _FINGERS = (
     *(
         ("wrist", *(f"{finger}{part}" for part in ("MCP", "PIP", "DIP", "Tip")))

@@ -85,10 +85,10 @@ def network(subject: Subject, epoch: int, classes: int) -> Spoter:
     if epoch != UNTRAINED:
         path = lt.artifact(subject.run_id, checkpoint_name(epoch))
         weights = lt.load_portable(path)["model_state_dict"]
-        found = weights["linear_class.weight"].shape[0]
-        if found != classes:
+        stored_classes = weights["linear_class.weight"].shape[0]
+        if stored_classes != classes:
             raise lt.DataError(
-                f"{path}: a checkpoint of {found} classes, but the run's data now have {classes}; "
+                f"{path}: a checkpoint of {stored_classes} classes, but the run's data now have {classes}; "
                 "put the data it was trained on back, or name another run"
             )
         model.load_state_dict(weights)
@@ -99,13 +99,13 @@ def study_sources(subject: Subject, split_name: str, epochs: Sequence[int]) -> l
     """What a study of a run reads: one split, and one checkpoint for each epoch."""
     splits = load_splits(subject.config.data)
     split = split_of(splits, split_name)
-    found = [source_of(split, splits, getattr(subject.config.data, split_name))]
+    data_sources = [source_of(split, splits, getattr(subject.config.data, split_name))]
     for epoch in epochs:
         name = weights_name(epoch)
         label = "untrained" if epoch == UNTRAINED else ""
         profile = {"epoch": epoch, "run": subject.run_id}
-        found.append(lt.artifact_source(subject.run_id, name, "checkpoint", label, profile))
-    return found
+        data_sources.append(lt.artifact_source(subject.run_id, name, "checkpoint", label, profile))
+    return data_sources
 
 
 def split_of(splits: Splits, name: str) -> Split:

@@ -21,10 +21,20 @@ _WAYPOINTS = 4
 # Places of the resting body in fractions of the picture, y upwards; order of skeleton.BODY.
 _REST = np.array(
     [
-        (0.50, 0.74), (0.50, 0.62), (0.48, 0.76), (0.52, 0.76), (0.46, 0.75), (0.54, 0.75),
-        (0.42, 0.60), (0.58, 0.60), (0.38, 0.45), (0.62, 0.45), (0.40, 0.32), (0.60, 0.32),
+        (0.50, 0.74),
+        (0.50, 0.62),
+        (0.48, 0.76),
+        (0.52, 0.76),
+        (0.46, 0.75),
+        (0.54, 0.75),
+        (0.42, 0.60),
+        (0.58, 0.60),
+        (0.38, 0.45),
+        (0.62, 0.45),
+        (0.40, 0.32),
+        (0.60, 0.32),
     ]
-)  # fmt: skip
+)
 _LEFT_WRIST, _RIGHT_WRIST = JOINTS.index("leftWrist"), JOINTS.index("rightWrist")
 
 
@@ -68,9 +78,9 @@ def _clip(
     clip = np.empty((frames, len(JOINTS), 2))
     clip[:, BODY_SLICE] = _REST
     for side, (wrist, hand) in enumerate(((_LEFT_WRIST, LEFT_HAND), (_RIGHT_WRIST, RIGHT_HAND))):
-        own = signs["path"][label, side] + generator.normal(0, config.noise, (_WAYPOINTS, 2))
+        path_points = signs["path"][label, side] + generator.normal(0, config.noise, (_WAYPOINTS, 2))
         steps = np.arange(_WAYPOINTS)
-        track = np.stack([np.interp(place, steps, own[:, axis]) for axis in range(2)], axis=-1)
+        track = np.stack([np.interp(place, steps, path_points[:, axis]) for axis in range(2)], axis=-1)
         clip[:, wrist] += track
         shape = signs["shape"][label, side] + generator.normal(0, config.noise / 2, (len(HAND), 2))
         clip[:, hand] = clip[:, wrist][:, None] + shape

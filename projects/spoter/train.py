@@ -77,8 +77,15 @@ def train_epoch(
         for index, batch in enumerate(passes):
             if lean is not None:
                 noted = torch.zeros(2, device=accelerator.device)
-                lean({"frames": batch.frames, "layout": batch.layout, "labels": batch.labels,
-                      "weights": batch.weights, "noted": noted})  # fmt: skip
+                lean(
+                    {
+                        "frames": batch.frames,
+                        "layout": batch.layout,
+                        "labels": batch.labels,
+                        "weights": batch.weights,
+                        "noted": noted,
+                    }
+                )
                 loss, right = noted
             else:
                 with nullcontext() if index == len(passes) - 1 else accelerator.no_sync(model):
@@ -162,11 +169,11 @@ def _test(config: SpoterConfig, splits: Splits, model: nn.Module, run: lt.Run) -
         return scores(logits, splits.test.labels)["accuracy"]
 
     # Selected on the test split itself, hence too good; kept because the published figure is of this kind.
-    found = [accuracy_of(lt.load_portable(path)["model_state_dict"]) for path in run.milestone_files()]
+    milestone_accuracies = [accuracy_of(lt.load_portable(path)["model_state_dict"]) for path in run.milestone_files()]
     run.load_best(model)
     logits = predict(model, test, splits.classes, _EVALUATION_FRAMES, accelerator)
     metrics = scores(logits, splits.test.labels)
-    maximum = max([metrics["accuracy"], *found])
+    maximum = max([metrics["accuracy"], *milestone_accuracies])
     metrics["accuracy_max"] = maximum
     for name in ("accuracy", "accuracy_top5", "accuracy_max"):
         metrics |= interval(name, metrics[name], clips)

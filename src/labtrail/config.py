@@ -196,8 +196,8 @@ def _describe(cls: type[BaseModel], path: Path | None, origin: Mapping[str, str]
     key = ".".join(location)
     # A section may be refused for a value in it, and a value for a part of it.
     related = (option for name, option in origin.items() if _is_within(name, key) or _is_within(key, name))
-    given = next(related, None)
-    where = f"{given}:" if given else f"{path}: {key}:" if path else f"{key}:"
+    option_of_key = next(related, None)
+    where = f"{option_of_key}:" if option_of_key else f"{path}: {key}:" if path else f"{key}:"
     if problem["type"] == "extra_forbidden":
         section = _section_at(cls, location[:-1])
         names = list(section.model_fields) if section else []
@@ -277,14 +277,14 @@ def _field_docstrings(cls: type) -> dict[str, str]:
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     except (OSError, TypeError, SyntaxError, ValueError):
         return {}
-    found = {}
+    texts = {}
     for field, text in itertools.pairwise(getattr(definition, "body", [])):
         is_text = (
             isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
         )
         if is_text and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            found[field.target.id] = inspect.cleandoc(text.value.value)
-    return found
+            texts[field.target.id] = inspect.cleandoc(text.value.value)
+    return texts
 
 
 def _as_yaml(value: Any) -> str:

@@ -45,8 +45,8 @@ def learning_curves(history: "pd.DataFrame", title: str) -> "Figure":
     figure = _figure((4.2 * len(quantities), 3.4))
     figure.suptitle(title)
     for axis, quantity in zip(np.atleast_1d(figure.subplots(1, len(quantities))), quantities, strict=True):
-        own = frame[frame["quantity"] == quantity]
-        for colour, (name, line) in zip(COLOURS, own.sort_values("step").groupby("split"), strict=False):
+        panel = frame[frame["quantity"] == quantity]
+        for colour, (name, line) in zip(COLOURS, panel.sort_values("step").groupby("split"), strict=False):
             axis.plot(line["step"], line["value"], label=name, color=colour, marker="." if len(line) < 30 else None)
         axis.set(xlabel="epoch", ylabel=quantity)
         axis.xaxis.set_major_locator(_integers())
@@ -166,13 +166,19 @@ def intervals(
     if neutral is not None:
         axis.axhline(neutral, color="0.6", linewidth=1)
     width = 0.7 / max(1, len(series))
-    for index, (name, found) in enumerate(series.items()):
+    for index, (name, estimate) in enumerate(series.items()):
         x = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
-        reach = np.abs(np.stack([found.value - found.low, found.high - found.value]))
+        reach = np.abs(np.stack([estimate.value - estimate.low, estimate.high - estimate.value]))
         axis.errorbar(
-            x, found.value, reach, label=name, color=COLOURS[index % len(COLOURS)],
-            fmt=_MARKERS[index % len(_MARKERS)], markersize=5, capsize=3,
-        )  # fmt: skip
+            x,
+            estimate.value,
+            reach,
+            label=name,
+            color=COLOURS[index % len(COLOURS)],
+            fmt=_MARKERS[index % len(_MARKERS)],
+            markersize=5,
+            capsize=3,
+        )
         if references is not None and name in references:
             label = reference_name if index == 0 else None
             axis.plot(x, references[name], "_", color="0.4", markersize=10, markeredgewidth=2, label=label)
@@ -197,8 +203,15 @@ def slices(table: "pd.DataFrame", value: str, logs: Mapping[str, bool], ylabel: 
     axes = np.atleast_1d(figure.subplots(1, len(logs), sharey=True))
     for axis, (name, log) in zip(axes, logs.items(), strict=True):
         shown = table[name] if table[name].dtype.kind in "biufc" else table[name].astype(str)
-        points = axis.scatter(shown, table[value], c=np.arange(len(table)), cmap="Blues", vmin=-len(table) / 2,
-                              edgecolors="0.3", linewidths=0.5)  # fmt: skip
+        points = axis.scatter(
+            shown,
+            table[value],
+            c=np.arange(len(table)),
+            cmap="Blues",
+            vmin=-len(table) / 2,
+            edgecolors="0.3",
+            linewidths=0.5,
+        )
         axis.set(xlabel=name, xscale="log" if log else "linear" if shown is table[name] else axis.get_xscale())
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(ylabel)

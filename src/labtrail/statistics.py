@@ -54,9 +54,9 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Returns:
         Shape (n,), int64.
     """
-    own = logits[np.arange(len(labels)), labels][:, None]
+    label_logits = logits[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(logits.shape[1]) < labels[:, None]
-    return ((logits > own) | ((logits == own) & earlier)).sum(axis=1) + 1
+    return ((logits > label_logits) | ((logits == label_logits) & earlier)).sum(axis=1) + 1
 
 
 def top_k_correct(logits: np.ndarray, labels: np.ndarray, k: int) -> int:
@@ -174,10 +174,10 @@ def entropy(weights: np.ndarray) -> np.ndarray:
     return entr(weights).sum(axis=-1)
 
 
-def jensen_shannon(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def jensen_shannon(first: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Jensen-Shannon divergence over the last axis in bits, within [0, 1] (Lin 1991)."""
-    mixture = entropy((one + other) / 2)
-    return np.clip((mixture - (entropy(one) + entropy(other)) / 2) / math.log(2), 0.0, 1.0)
+    mixture = entropy((first + other) / 2)
+    return np.clip((mixture - (entropy(first) + entropy(other)) / 2) / math.log(2), 0.0, 1.0)
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
@@ -214,13 +214,13 @@ def centred_gram(features: np.ndarray) -> np.ndarray:
     return gram
 
 
-def cka_of_grams(one: np.ndarray, other: np.ndarray) -> float:
+def cka_of_grams(first: np.ndarray, other: np.ndarray) -> float:
     """Debiased linear CKA of two U-centred Gram matrices; NaN where one has no structure beyond noise."""
-    own = (one * one).sum() * (other * other).sum()
-    return float((one * other).sum() / math.sqrt(own)) if own > 0 else math.nan
+    norms = (first * first).sum() * (other * other).sum()
+    return float((first * other).sum() / math.sqrt(norms)) if norms > 0 else math.nan
 
 
-def debiased_cka(one: np.ndarray, other: np.ndarray) -> float:
+def debiased_cka(first: np.ndarray, other: np.ndarray) -> float:
     """Linear centred kernel alignment with the unbiased HSIC (Kornblith et al. 2019; Song et al. 2012, eq. 5).
 
     About 0 for independent features however many columns they have, where plain CKA is not; 1 for features that
@@ -229,17 +229,19 @@ def debiased_cka(one: np.ndarray, other: np.ndarray) -> float:
     Args:
         one, other: shapes (n, d1), (n, d2), n >= 4; the same n items.
     """
-    return cka_of_grams(centred_gram(one), centred_gram(other))
+    return cka_of_grams(centred_gram(first), centred_gram(other))
 
 
-def cka_test(one: np.ndarray, other: np.ndarray, permutations: int = 1000, seed: int = 0) -> tuple[float, float]:
+def cka_test(
+    first_features: np.ndarray, other: np.ndarray, permutations: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """Debiased CKA and its one-sided p-value under permutations of the items; arguments as ``debiased_cka``.
 
     Both are NaN where the CKA is undefined, as for fewer than 4 items.
     """
-    if len(one) < _LEAST_ITEMS:
+    if len(first_features) < _LEAST_ITEMS:
         return math.nan, math.nan
-    first, second = centred_gram(one), centred_gram(other)
+    first, second = centred_gram(first_features), centred_gram(other)
     generator = np.random.default_rng(seed)
     orders = (generator.permutation(len(first)) for _ in range(permutations))
     null = np.array([(first * second[np.ix_(order, order)]).sum() for order in orders])
@@ -247,19 +249,19 @@ def cka_test(one: np.ndarray, other: np.ndarray, permutations: int = 1000, seed:
     return value, math.nan if math.isnan(value) else permutation_p((first * second).sum(), null)
 
 
-def cka_jackknife(one: np.ndarray, other: np.ndarray, groups: int = 20, z: float = Z_95) -> Estimate:
+def cka_jackknife(first: np.ndarray, other: np.ndarray, groups: int = 20, z: float = Z_95) -> Estimate:
     """Debiased CKA with a normal interval from a delete-a-group jackknife over items (Efron & Tibshirani 1993, 11.5).
 
     The bootstrap is no choice here: repeated items look alike and bias the estimate upwards. All NaN for fewer than
     5 items.
     """
-    count = len(one)
+    count = len(first)
     if count <= _LEAST_ITEMS:
         return Estimate(*(np.array(math.nan) for _ in range(3)))
     groups = min(groups, count)
     place = np.arange(count) % groups
-    left_out = np.array([debiased_cka(one[place != group], other[place != group]) for group in range(groups)])
-    value = debiased_cka(one, other)
+    left_out = np.array([debiased_cka(first[place != group], other[place != group]) for group in range(groups)])
+    value = debiased_cka(first, other)
     error = math.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
     return Estimate(np.array(value), np.array(value - z * error), np.array(value + z * error))
 
@@ -271,15 +273,17 @@ def dissimilarities(features: np.ndarray) -> np.ndarray:
     return squareform(pdist(features, "correlation"))
 
 
-def rdm_correlation(one: np.ndarray, other: np.ndarray) -> float:
+def rdm_correlation(first: np.ndarray, other: np.ndarray) -> float:
     """Spearman correlation of the upper triangles of two dissimilarity matrices (n, n)."""
     from scipy.stats import rankdata
 
-    upper = np.triu_indices(len(one), 1)
-    return _pearson(rankdata(one[upper]), rankdata(other[upper]))
+    upper = np.triu_indices(len(first), 1)
+    return _pearson(rankdata(first[upper]), rankdata(other[upper]))
 
 
-def rsa_test(one: np.ndarray, other: np.ndarray, permutations: int = 1000, seed: int = 0) -> tuple[float, float]:
+def rsa_test(
+    first_matrix: np.ndarray, other: np.ndarray, permutations: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """Representational similarity and its one-sided p-value under permutations of the items.
 
     Args:
@@ -289,17 +293,17 @@ def rsa_test(one: np.ndarray, other: np.ndarray, permutations: int = 1000, seed:
     from scipy.spatial.distance import squareform
     from scipy.stats import rankdata
 
-    upper = np.triu_indices(len(one), 1)
-    first = rankdata(one[upper])
+    upper = np.triu_indices(len(first_matrix), 1)
+    first = rankdata(first_matrix[upper])
     ranks_of_other = squareform(rankdata(other[upper]))
     generator = np.random.default_rng(seed)
-    orders = (generator.permutation(len(one)) for _ in range(permutations))
+    orders = (generator.permutation(len(first_matrix)) for _ in range(permutations))
     null = np.array([_pearson(first, ranks_of_other[np.ix_(order, order)][upper]) for order in orders])
     value = _pearson(first, ranks_of_other[upper])
     return value, permutation_p(value, null)
 
 
-def _pearson(one: np.ndarray, other: np.ndarray) -> float:
-    a, b = one - one.mean(), other - other.mean()
+def _pearson(first: np.ndarray, other: np.ndarray) -> float:
+    a, b = first - first.mean(), other - other.mean()
     scale = math.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale > 0 else math.nan

@@ -44,12 +44,18 @@ def _capturing(model: Spoter, few: Inputs) -> Iterator[Row]:
     ]
     yield compare(
         f"capture attention of {_CLIPS} clips (nn.Transformer, need_weights)",
-        lambda: capture(model, few, _FRAMES), lambda: _peer_capture(peer, per_clip), 1.8, repeats=3,
-    )  # fmt: skip
+        lambda: capture(model, few, _FRAMES),
+        lambda: _peer_capture(peer, per_clip),
+        1.8,
+        repeats=3,
+    )
     yield compare(
         "the same (this network, one clip at a time)",
-        lambda: capture(model, few, _FRAMES), lambda: capture(model, few, 1), 1.0, repeats=3,
-    )  # fmt: skip
+        lambda: capture(model, few, _FRAMES),
+        lambda: capture(model, few, 1),
+        1.0,
+        repeats=3,
+    )
 
 
 @torch.inference_mode()
@@ -90,13 +96,19 @@ def _file(model: Spoter, inputs: Inputs, folder: Path) -> Iterator[Row]:
     longest = int(inputs.lengths.argmax())
     read = compare(
         f"read a clip of {inputs.lengths[longest]} frames (load the file, {megabytes:.0f} MB)",
-        lambda: file.clip(longest), lambda: load(path.read_bytes()), 5.0, repeats=9,
-    )  # fmt: skip
+        lambda: file.clip(longest),
+        lambda: load(path.read_bytes()),
+        5.0,
+        repeats=9,
+    )
     yield read
     opened = compare(
         "open the file and read its first clip (load the file)",
-        lambda: AttentionFile(path).clip(0), lambda: load(path.read_bytes()), 5.0, repeats=9,
-    )  # fmt: skip
+        lambda: AttentionFile(path).clip(0),
+        lambda: load(path.read_bytes()),
+        5.0,
+        repeats=9,
+    )
     yield opened
     yield Row(f"least MB a file of {len(file)} clips keeps free of {_MEGABYTES}", 0.0, 0.0, _MEGABYTES / megabytes, 1.0)
     yield Row(f"{_MILLISECONDS:g} ms over the time of a mean clip", *_mean_clip(file))

@@ -171,8 +171,9 @@ def _selectivity() -> Row:
 
         return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
 
-    return compare("NST of 64 x 64 x 8 x 8 (broadcast kernel)", lambda: neuron_selectivity_loss(student, teacher),
-                   broadcast, 20.0)  # fmt: skip
+    return compare(
+        "NST of 64 x 64 x 8 x 8 (broadcast kernel)", lambda: neuron_selectivity_loss(student, teacher), broadcast, 20.0
+    )
 
 
 class _ToyConfig(Config):

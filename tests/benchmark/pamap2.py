@@ -61,8 +61,11 @@ def _parsing(path: Path) -> Iterator[Row]:
 
     yield compare(
         f"parse and check {megabytes:.0f} MB of .dat (pandas.read_csv)",
-        ours, lambda: pd.read_csv(io.BytesIO(content), sep=" ", header=None), 2.5, repeats=5,
-    )  # fmt: skip
+        ours,
+        lambda: pd.read_csv(io.BytesIO(content), sep=" ", header=None),
+        2.5,
+        repeats=5,
+    )
     yield compare(f"parse and check {megabytes:.0f} MB of .dat (line by line)", ours, by_line, 10.0, repeats=3)
 
 
@@ -74,12 +77,18 @@ def _reloading(folder: Path) -> Iterator[Row]:
 
     yield compare(
         f"reload the data set ({len(tensors)} .pt shards, torch.load)",
-        ours, lambda: [torch.load(path, weights_only=True) for path in tensors], 8.0, repeats=9,
-    )  # fmt: skip
+        ours,
+        lambda: [torch.load(path, weights_only=True) for path in tensors],
+        8.0,
+        repeats=9,
+    )
     yield compare(
         f"reload the data set ({len(tables)} CSV shards, pandas)",
-        ours, lambda: [pd.read_csv(path) for path in tables], 100.0, repeats=3,
-    )  # fmt: skip
+        ours,
+        lambda: [pd.read_csv(path) for path in tables],
+        100.0,
+        repeats=3,
+    )
 
 
 class _Windows(TorchDataset):
@@ -145,6 +154,9 @@ def _training(dataset: Dataset, resident: Resident, fold, labels: np.ndarray, cl
 
     return compare(
         "train, rows a second (LSTM of width 256, batch 1)",
-        lambda: train_epoch(model, optimizer, resident, own, config, 0, accelerator), peer_epoch, 20.0,
-        repeats=5, ours_per_reference=len(few) / len(slow),
-    )  # fmt: skip
+        lambda: train_epoch(model, optimizer, resident, own, config, 0, accelerator),
+        peer_epoch,
+        20.0,
+        repeats=5,
+        ours_per_reference=len(few) / len(slow),
+    )

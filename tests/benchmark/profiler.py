@@ -59,8 +59,8 @@ def generated(traced: TracedStep) -> Callable[..., object]:
             values.append(graph.placeholder(f"given_{index}"))
         else:
             kwargs = {name: given(one) for name, one in call.kwargs.items()}
-            values.append(graph.call_function(call.target, tuple(given(one) for one in call.args), kwargs))
-    graph.output([values[one] for one in traced.graph.outputs])
+            values.append(graph.call_function(call.target, tuple(given(arg) for arg in call.args), kwargs))
+    graph.output([values[output] for output in traced.graph.outputs])
     return fx.GraphModule(nn.Module(), graph)
 
 

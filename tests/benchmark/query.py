@@ -75,8 +75,13 @@ def _on(name: str, uri: str, folder: Path) -> Iterator[Row]:
     yield Row(what, own, theirs, theirs / own, _TIMES if name == "SQLite" else 1.0)
     yield Row(f"{name}: the same, beside the promise", own, _HISTORY_S, _HISTORY_S / own, 1.0)
     seconds, gib = _reported(uri)
-    yield Row(f"{name}: report of {_REPORTED} runs, {gib:.2f} GiB, beside the promise", seconds, _REPORT_S,
-              min(_REPORT_S / seconds, _REPORT_GIB / gib), 1.0)  # fmt: skip
+    yield Row(
+        f"{name}: report of {_REPORTED} runs, {gib:.2f} GiB, beside the promise",
+        seconds,
+        _REPORT_S,
+        min(_REPORT_S / seconds, _REPORT_GIB / gib),
+        1.0,
+    )
 
 
 def _timed(call: Callable[[], object], repeats: int = _REPEATS) -> tuple:
@@ -114,32 +119,67 @@ def _insert(insert: Callable[[str, list[dict]], None], task: str, count: int, po
     )
     ids = [f"{task.encode().hex():0<20}{number:012x}"[:32] for number in range(count)]
     start = 1_700_000_000_000
-    insert("runs", [
-        {"run_uuid": one, "name": f"{task}-{number}", "status": "FINISHED", "start_time": start + number,
-         "end_time": start + 60_000, "lifecycle_stage": "active", "artifact_uri": f"nowhere/{one}",
-         "experiment_id": experiment, "source_type": "UNKNOWN", "source_name": "", "entry_point_name": "",
-         "user_id": "", "source_version": "", "deleted_time": None}
-        for number, one in enumerate(ids)
-    ])  # fmt: skip
-    tags = {contract.TASK: task, contract.CAMPAIGN: task, contract.ENDED: "FINISHED",
-            contract.SCORE: "maximize validation/accuracy"}  # fmt: skip
-    insert("tags", [
-        {"key": key, "value": value, "run_uuid": one}
-        for number, one in enumerate(ids) for key, value in {**tags, contract.KEY: f"{task}{number}"}.items()
-    ])  # fmt: skip
-    insert("params", [
-        {"key": f"cfg.key_{key}", "value": str(number // 3 % 25 if key == 1 else key), "run_uuid": one}
-        for number, one in enumerate(ids) for key in range(1, _PARAMS)
-    ])  # fmt: skip
+    insert(
+        "runs",
+        [
+            {
+                "run_uuid": one,
+                "name": f"{task}-{number}",
+                "status": "FINISHED",
+                "start_time": start + number,
+                "end_time": start + 60_000,
+                "lifecycle_stage": "active",
+                "artifact_uri": f"nowhere/{one}",
+                "experiment_id": experiment,
+                "source_type": "UNKNOWN",
+                "source_name": "",
+                "entry_point_name": "",
+                "user_id": "",
+                "source_version": "",
+                "deleted_time": None,
+            }
+            for number, one in enumerate(ids)
+        ],
+    )
+    tags = {
+        contract.TASK: task,
+        contract.CAMPAIGN: task,
+        contract.ENDED: "FINISHED",
+        contract.SCORE: "maximize validation/accuracy",
+    }
+    insert(
+        "tags",
+        [
+            {"key": key, "value": value, "run_uuid": one}
+            for number, one in enumerate(ids)
+            for key, value in {**tags, contract.KEY: f"{task}{number}"}.items()
+        ],
+    )
+    insert(
+        "params",
+        [
+            {"key": f"cfg.key_{key}", "value": str(number // 3 % 25 if key == 1 else key), "run_uuid": one}
+            for number, one in enumerate(ids)
+            for key in range(1, _PARAMS)
+        ],
+    )
     insert("params", [{"key": "cfg.seed", "value": str(number % 3), "run_uuid": one} for number, one in enumerate(ids)])
     for begin in range(0, count, 50):
         metrics = [
-            {"key": key, "value": (number % 25) / 30 + step / (6 * points), "timestamp": start + step, "run_uuid": one,
-             "step": step, "is_nan": False}
-            for number, one in enumerate(ids[begin : begin + 50], begin) for key in names for step in range(points)
-        ]  # fmt: skip
+            {
+                "key": key,
+                "value": (number % 25) / 30 + step / (6 * points),
+                "timestamp": start + step,
+                "run_uuid": one,
+                "step": step,
+                "is_nan": False,
+            }
+            for number, one in enumerate(ids[begin : begin + 50], begin)
+            for key in names
+            for step in range(points)
+        ]
         insert("metrics", metrics)
-        insert("latest_metrics", [one for one in metrics if one["step"] == points - 1])
+        insert("latest_metrics", [metric for metric in metrics if metric["step"] == points - 1])
 
 
 def _reported(uri: str) -> tuple[float, float]:

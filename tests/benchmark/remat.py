@@ -23,10 +23,13 @@ from tests.benchmark.timing import Row, compare
 _MACHINE = MACHINES["a100"]
 _BERT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _NO_DROPOUT: Mapping[str, dict[str, Any]] = {
-    "bert-base": _BERT, "bert-large": _BERT, "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    "t5-small": {"dropout_rate": 0.0}, "swin-tiny": {**_BERT, "drop_path_rate": 0.0},
+    "bert-base": _BERT,
+    "bert-large": _BERT,
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "t5-small": {"dropout_rate": 0.0},
+    "swin-tiny": {**_BERT, "drop_path_rate": 0.0},
     "mobilenet-v2": {"classifier_dropout_prob": 0.0},
-}  # fmt: skip
+}
 # Model, batch size, share of the peak, promised extra time as a share of the step.
 _PROMISES = (("resnet50", 16, 0.4, 0.12), ("resnet152", 16, 0.5, 0.10), ("bert-base", 8, 0.4, 0.15))
 _FLIP_S, _SOLVED_S, _LIMIT_S = 1e-3, 30.0, 20.0
@@ -68,9 +71,13 @@ def _judging(ground: Ground) -> Iterator[Row]:
         assert liveness(rewrite(ground.traced, simulator.dropped).step.graph).peak > 0
 
     row = compare(
-        "judge a plan of bert-large, beside rewriting it", incremental, rewritten, 100.0, repeats=3,
+        "judge a plan of bert-large, beside rewriting it",
+        incremental,
+        rewritten,
+        100.0,
+        repeats=3,
         ours_per_reference=_AT_A_TIME,
-    )  # fmt: skip
+    )
     yield row
     yield Row("judge a plan of bert-large, beside the promise", row.ours, _FLIP_S, _FLIP_S / row.ours, 1.0)
 

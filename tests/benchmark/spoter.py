@@ -39,13 +39,19 @@ def _reading(path: Path, cache: Path) -> Iterator[Row]:
     megabytes = path.stat().st_size / 1e6
     literal = compare(
         f"parse a CSV of {len(parse_csv(path, 'labels'))} clips, {megabytes:.0f} MB (per-cell literals)",
-        lambda: parse_csv(path, "labels"), lambda: plain_spoter.parse(path), 10, repeats=3, reference_repeats=1,
-    )  # fmt: skip
+        lambda: parse_csv(path, "labels"),
+        lambda: plain_spoter.parse(path),
+        10,
+        repeats=3,
+        reference_repeats=1,
+    )
     yield literal
     cached = compare(
         "load it again from the cache (per-cell literals)",
-        lambda: load_clips(path, "labels", cache), lambda: None, 1000,
-    )  # fmt: skip
+        lambda: load_clips(path, "labels", cache),
+        lambda: None,
+        1000,
+    )
     yield Row(cached.name, cached.ours, literal.reference, literal.reference / cached.ours, 1000)
 
     clips, plain = parse_csv(path, "labels"), plain_spoter.parse(path)[:40]
@@ -53,8 +59,10 @@ def _reading(path: Path, cache: Path) -> Iterator[Row]:
     yield compare(
         "normalise 40 clips (loops over frames and joints)",
         lambda: normalise(clips.frames[:frames], clips.lengths[:40]),
-        lambda: [plain_spoter.normalise(clip) for clip, _ in plain], 20, reference_repeats=3,
-    )  # fmt: skip
+        lambda: [plain_spoter.normalise(clip) for clip, _ in plain],
+        20,
+        reference_repeats=3,
+    )
 
 
 def _network(path: Path) -> Iterator[Row]:
@@ -106,8 +114,11 @@ def _network(path: Path) -> Iterator[Row]:
 
     yield compare(
         "evaluate, network alone (nn.Transformer, batch 1)",
-        lambda: predict(model, few, CLASSES, 1024, accelerator), peer_forward, 1.0, repeats=9,
-    )  # fmt: skip
+        lambda: predict(model, few, CLASSES, 1024, accelerator),
+        peer_forward,
+        1.0,
+        repeats=9,
+    )
 
 
 def _first(inputs: Inputs, count: int) -> Inputs:

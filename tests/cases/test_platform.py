@@ -15,19 +15,35 @@ from tests.cases.running import CODE, SCRIPTS, STATE, STORES, USE, fails_for, ou
 from tests.workspace import Workspace, wait_for_line
 
 SAME = (
-    "plain model and SGD", "StepLR, stepped per epoch (global epoch not given)", "StepLR via accelerator.prepare",
-    "EMA inside the module (the documented way)", "tied weights", "a parameter that is not contiguous",
-    "a complex buffer", "GAN: ModuleDict and an own object with state_dict (undocumented)", "LBFGS",
-    "accelerate DataLoader shuffle, nobody calls reseed", "progress ignored altogether", "restore never called",
-)  # fmt: skip
+    "plain model and SGD",
+    "StepLR, stepped per epoch (global epoch not given)",
+    "StepLR via accelerator.prepare",
+    "EMA inside the module (the documented way)",
+    "tied weights",
+    "a parameter that is not contiguous",
+    "a complex buffer",
+    "GAN: ModuleDict and an own object with state_dict (undocumented)",
+    "LBFGS",
+    "accelerate DataLoader shuffle, nobody calls reseed",
+    "progress ignored altogether",
+    "restore never called",
+)
 LOST = (
-    "CosineAnnealingLR", "OneCycleLR per step", "ReduceLROnPlateau", "EMA beside the model (deepcopy)",
-    "torch AveragedModel beside the model", "accelerator.register_for_checkpointing(object)",
-    "nn.Module.get_extra_state with a dict", "a sparse buffer (graph adjacency)",
-    "GAN: restore called twice, once for each pair", "GAN: restore([g, d], [og, od])",
-    "no optimizer (evaluation, k-means): restore(model, None)", "DataLoader with its own torch.Generator",
-    "numpy default_rng kept over epochs", "progress.epoch advanced after the yield (rule 2 broken)",
-)  # fmt: skip
+    "CosineAnnealingLR",
+    "OneCycleLR per step",
+    "ReduceLROnPlateau",
+    "EMA beside the model (deepcopy)",
+    "torch AveragedModel beside the model",
+    "accelerator.register_for_checkpointing(object)",
+    "nn.Module.get_extra_state with a dict",
+    "a sparse buffer (graph adjacency)",
+    "GAN: restore called twice, once for each pair",
+    "GAN: restore([g, d], [og, od])",
+    "no optimizer (evaluation, k-means): restore(model, None)",
+    "DataLoader with its own torch.Generator",
+    "numpy default_rng kept over epochs",
+    "progress.epoch advanced after the yield (rule 2 broken)",
+)
 
 
 @pytest.mark.parametrize("name", [*SAME, *(fails_for(STATE, name) for name in LOST)])
@@ -52,11 +68,14 @@ def test_configs_are_read_or_refused_in_words() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "f.txt str", "g.bin bytes", "h.csv DataFrame", "k.jpg Figure",
+        "f.txt str",
+        "g.bin bytes",
+        "h.csv DataFrame",
+        "k.jpg Figure",
         *(fails_for(STATE, name) for name in ("a.png Image", "b.npy ndarray", "c.json dict", "d.json list")),
         *(fails_for(STATE, name) for name in ("e.pt Tensor", "i.txt BytesIO")),
     ],
-)  # fmt: skip
+)
 def test_files_of_a_record_are_stored(name: str) -> None:
     assert output_of("platform/record_probe.py").line(f"{name} -> ").endswith(" bytes")
 
@@ -202,7 +221,11 @@ def run_script_in_checkout(script: str) -> list[str]:
                 Path(folder, "scratch", place).mkdir(parents=True, exist_ok=True)
                 Path(folder, "scratch", place, name).symlink_to(root / name)
         done = subprocess.run(
-            [sys.executable, str(SCRIPTS / script)], cwd=folder, capture_output=True, text=True, check=True,
+            [sys.executable, str(SCRIPTS / script)],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
             env={**os.environ, "PYTHONPATH": "src:.", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        )  # fmt: skip
+        )
     return done.stdout.splitlines()

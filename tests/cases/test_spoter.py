@@ -59,10 +59,13 @@ def test_files_that_are_good_are_read(
 @pytest.mark.parametrize(
     "name",
     [
-        "21_empty_list.csv", "22_label_missing.csv", "26_inf.csv", "36_header_only.csv",
+        "21_empty_list.csv",
+        "22_label_missing.csv",
+        "26_inf.csv",
+        "36_header_only.csv",
         *(fails_for(HONEST, name) for name in ("09_pixels.csv", "28_1e300.csv", "40_two_glosses.csv")),
     ],
-)  # fmt: skip
+)
 def test_files_that_are_wrong_are_refused(
     name: str, skeletons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

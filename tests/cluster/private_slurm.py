@@ -59,18 +59,34 @@ class PrivateSlurm:
     def _defaults(self) -> dict[str, str]:
         folder, user = self._folder, getpass.getuser()
         return {
-            "ClusterName": "private", "SlurmctldHost": f"{self._host}(127.0.0.1)", "SlurmctldPort": str(free_port()),
-            "SlurmUser": user, "SlurmdUser": user, "AuthType": "auth/munge", "CredType": "cred/munge",
-            "AuthInfo": f"socket={folder}/munge.sock", "StateSaveLocation": f"{folder}/state",
-            "SlurmdSpoolDir": f"{folder}/spool", "SlurmctldPidFile": f"{folder}/slurmctld.pid",
-            "SlurmdPidFile": f"{folder}/slurmd.pid", "SlurmctldLogFile": f"{folder}/slurmctld.log",
-            "SlurmdLogFile": f"{folder}/slurmd.log", "ProctrackType": "proctrack/linuxproc", "TaskPlugin": "task/none",
-            "JobAcctGatherType": "jobacct_gather/none", "SelectType": "select/cons_tres",
+            "ClusterName": "private",
+            "SlurmctldHost": f"{self._host}(127.0.0.1)",
+            "SlurmctldPort": str(free_port()),
+            "SlurmUser": user,
+            "SlurmdUser": user,
+            "AuthType": "auth/munge",
+            "CredType": "cred/munge",
+            "AuthInfo": f"socket={folder}/munge.sock",
+            "StateSaveLocation": f"{folder}/state",
+            "SlurmdSpoolDir": f"{folder}/spool",
+            "SlurmctldPidFile": f"{folder}/slurmctld.pid",
+            "SlurmdPidFile": f"{folder}/slurmd.pid",
+            "SlurmctldLogFile": f"{folder}/slurmctld.log",
+            "SlurmdLogFile": f"{folder}/slurmd.log",
+            "ProctrackType": "proctrack/linuxproc",
+            "TaskPlugin": "task/none",
+            "JobAcctGatherType": "jobacct_gather/none",
+            "SelectType": "select/cons_tres",
             "SelectTypeParameters": "CR_Core",
             "SchedulerParameters": "sched_interval=5,batch_sched_delay=0,sched_min_interval=200000,bf_interval=5",
-            "AccountingStorageType": "accounting_storage/none", "JobCompType": "jobcomp/none", "KillWait": "5",
-            "ReturnToService": "2", "SlurmdParameters": "config_overrides", "MinJobAge": "2", "MpiDefault": "none",
-        }  # fmt: skip
+            "AccountingStorageType": "accounting_storage/none",
+            "JobCompType": "jobcomp/none",
+            "KillWait": "5",
+            "ReturnToService": "2",
+            "SlurmdParameters": "config_overrides",
+            "MinJobAge": "2",
+            "MpiDefault": "none",
+        }
 
     def start(self) -> None:
         """Starts all three; returns when the node is idle."""

@@ -51,9 +51,14 @@ class Round:
     """
 
     def __init__(
-        self, workspace: Workspace, slurm: PrivateSlurm, monkeypatch: pytest.MonkeyPatch, *, text: str = TEACHERS,
+        self,
+        workspace: Workspace,
+        slurm: PrivateSlurm,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        text: str = TEACHERS,
         epochs: int = 3,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.workspace, self.slurm = workspace, slurm
         workspace.variables |= slurm.variables
         workspace.variables["PATH"] = f"{Path(sys.executable).parent}:{slurm.variables['PATH']}"
@@ -93,8 +98,18 @@ class Round:
 
     def command(self, *options: str) -> list[str]:
         """The tick as cron or a person starts it."""
-        return ["python", "-m", "projects.campaign", "--config", "round.yaml", "--backend", "slurm",
-                "--backend-config", "backend.json", *options]  # fmt: skip
+        return [
+            "python",
+            "-m",
+            "projects.campaign",
+            "--config",
+            "round.yaml",
+            "--backend",
+            "slurm",
+            "--backend-config",
+            "backend.json",
+            *options,
+        ]
 
     def called(self, *options: str) -> subprocess.CompletedProcess[str]:
         return self.workspace.run(*self.command(*options))

@@ -23,9 +23,21 @@ def found(workspace: Workspace, slurm: PrivateSlurm, monkeypatch: pytest.MonkeyP
 
 def submitted(found: Round, *options: str, config: str = "backend.json"):
     return found.workspace.run(
-        "mlflow", "run", ".", "-e", "distill", "--experiment-name", "distill", "--backend", "slurm",
-        "--backend-config", config, "-P", "config=quick.yaml", *options,
-    )  # fmt: skip
+        "mlflow",
+        "run",
+        ".",
+        "-e",
+        "distill",
+        "--experiment-name",
+        "distill",
+        "--backend",
+        "slurm",
+        "--backend-config",
+        config,
+        "-P",
+        "config=quick.yaml",
+        *options,
+    )
 
 
 def test_a_run_is_opened_then_submitted_then_finished(found: Round) -> None:
@@ -51,9 +63,14 @@ def test_waiting_status_and_cancelling(found: Round, monkeypatch: pytest.MonkeyP
 
     def run(epochs: int):
         return mlflow.run(
-            ".", "distill", parameters={"config": "quick.yaml", "train.epochs": epochs}, experiment_name="distill",
-            backend="slurm", backend_config=dict(given), synchronous=False,
-        )  # fmt: skip
+            ".",
+            "distill",
+            parameters={"config": "quick.yaml", "train.epochs": epochs},
+            experiment_name="distill",
+            backend="slurm",
+            backend_config=dict(given),
+            synchronous=False,
+        )
 
     first = run(4)
     assert first.get_status() in (RunStatus.SCHEDULED, RunStatus.RUNNING)

@@ -96,9 +96,9 @@ def test_workers_of_a_study_are_jobs(make: Make) -> None:
     with found.workspace.started(*words) as process:
         found.wait_for_epochs(1)
         _, job, _ = found.slurm.queue()[0]
-        for one in found.slurm.job_processes():
-            if one.environ()["SLURM_JOB_ID"] == job:
-                one.kill()
+        for job_process in found.slurm.job_processes():
+            if job_process.environ()["SLURM_JOB_ID"] == job:
+                job_process.kill()
         text = process.communicate(timeout=240)[1]
         assert process.returncode == 0, text + found.logs()
     runs = found.runs()
@@ -262,10 +262,14 @@ def race(found: Round, lock: str) -> None:
     words = found.workspace.command(*found.command())
     pairs = (("one", "two"), ("two", "one"))
     racing = [
-        subprocess.Popen([words[0], "race.py", *pair, *words[3:]], cwd=found.workspace.folder,
-                         env=found.workspace.environment, stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            [words[0], "race.py", *pair, *words[3:]],
+            cwd=found.workspace.folder,
+            env=found.workspace.environment,
+            stdout=subprocess.DEVNULL,
+        )
         for pair in pairs
-    ]  # fmt: skip
+    ]
     for process in racing:
         process.wait(timeout=120)
 
@@ -297,7 +301,7 @@ def test_a_node_is_lost_and_comes_back(
         found = Round(workspace, quick, monkeypatch, epochs=300)
         found.tick()
         found.wait_for_epochs(2)
-        alive = [one for one in quick.job_processes() if "projects.distill" in one.cmdline()]
+        alive = [job_process for job_process in quick.job_processes() if "projects.distill" in job_process.cmdline()]
         assert len(alive) == 2
         quick.kill("slurmd")
         wait_until(lambda: all(state == "NODE_FAIL" for _, _, state in quick.queue()), 90)

@@ -52,10 +52,10 @@ class Faults:
 
     def _jobs(self) -> list[psutil.Process]:
         found = []
-        for one in self._slurm.job_processes():
+        for job_process in self._slurm.job_processes():
             with contextlib.suppress(psutil.Error):
-                if "projects.distill" in one.cmdline():
-                    found.append(one)
+                if "projects.distill" in job_process.cmdline():
+                    found.append(job_process)
         return found
 
     def _kill_job(self, number: signal.Signals = signal.SIGKILL) -> bool:
@@ -92,9 +92,12 @@ class Faults:
     def _started(self) -> subprocess.Popen[bytes]:
         workspace = self._found.workspace
         return subprocess.Popen(
-            workspace.command(*self._found.command()), cwd=workspace.folder, env=workspace.environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            workspace.command(*self._found.command()),
+            cwd=workspace.folder,
+            env=workspace.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def _tick(self) -> bool:
         process = self._started()

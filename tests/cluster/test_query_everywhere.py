@@ -61,9 +61,12 @@ def asked(client: MlflowClient) -> Frames:
     groups = build(ReportConfig(campaign="round")).tables["tables/groups.csv"].drop(columns="run_ids")
     return Frames(
         runs.drop(columns=_OF_THE_STORE).sort_values("name", ignore_index=True),
-        history.sort_values(["run_id", "metric", "step"], ignore_index=True), artifacts, models.drop(columns="source"),
-        dict(asked.left_out), groups,
-    )  # fmt: skip
+        history.sort_values(["run_id", "metric", "step"], ignore_index=True),
+        artifacts,
+        models.drop(columns="source"),
+        dict(asked.left_out),
+        groups,
+    )
 
 
 @pytest.fixture(scope="class")

@@ -44,4 +44,4 @@ def _assert_nothing_lost(uri: str, experiment_id: str) -> None:
         assert len(run.data.params) == 60
         for key in range(METRICS):
             points = client.get_metric_history(run.info.run_id, f"train/{key}")
-            assert [one.value for one in points] == [epoch + key / 7 for epoch in range(EPOCHS)]
+            assert [point.value for point in points] == [epoch + key / 7 for epoch in range(EPOCHS)]

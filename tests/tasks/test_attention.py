@@ -21,12 +21,25 @@ from tests.unit.spoter.study import CPU
 from tests.workspace import Workspace
 
 FIGURES = {
-    "ablation", "cka_epochs", "cka_layers", "deletion", "distance", "divergence", "entropy", "heads", "occlusion",
+    "ablation",
+    "cka_epochs",
+    "cka_layers",
+    "deletion",
+    "distance",
+    "divergence",
+    "entropy",
+    "heads",
+    "occlusion",
     "reading",
-}  # fmt: skip
+}
 TABLES = {
-    "cka.csv", "deletion.csv", "deletion_curves.csv", "head_statistics.parquet", "occlusion.csv", "reading.csv",
-}  # fmt: skip
+    "cka.csv",
+    "deletion.csv",
+    "deletion_curves.csv",
+    "head_statistics.parquet",
+    "occlusion.csv",
+    "reading.csv",
+}
 
 
 @pytest.fixture(scope="module")

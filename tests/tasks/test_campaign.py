@@ -4,6 +4,7 @@ import signal
 
 import pandas as pd
 import psutil
+import pytest
 
 from labtrail import contract
 from tests.workspace import Command, Workspace, assert_same_weights, wait_for_line

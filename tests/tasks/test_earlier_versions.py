@@ -18,12 +18,20 @@ def test_a_job_that_waited_in_a_queue_begins(workspace: Workspace) -> None:
     """Its script and its file were written by the version before; the script names ``labtrail.batch.job``."""
     asked = {
         "command": [
-            "exec", "env", "PYTHONPATH=src:$PYTHONPATH", "python", "-m", "projects.spoter", "--config", "tiny.yaml",
-            "--train.epochs=1", "--seed=3",
+            "exec",
+            "env",
+            "PYTHONPATH=src:$PYTHONPATH",
+            "python",
+            "-m",
+            "projects.spoter",
+            "--config",
+            "tiny.yaml",
+            "--train.epochs=1",
+            "--seed=3",
         ],
         "folder": str(workspace.folder),
         "variables": {"LABTRAIL_TOKEN": "1", "LABTRAIL_CAMPAIGN": "small"},
-    }  # fmt: skip
+    }
     path = workspace.write(".labtrail/jobs/spoter.1.json", json.dumps(asked))
     done = workspace.run("python", "-m", "labtrail.batch.job", str(path))
     assert done.returncode == 0, done.stderr

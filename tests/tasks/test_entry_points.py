@@ -15,19 +15,43 @@ from projects.spoter.tasks import TRAINING as SPOTER
 from tests.workspace import FIXTURES, Workspace
 
 METRICS = {
-    "train/loss", "train/accuracy", "train/learning_rate", "validation/loss", "validation/accuracy",
-    "validation/accuracy_top5", "test/loss", "test/accuracy", "test/accuracy_top5", "test/accuracy_low",
-    "test/accuracy_high", "test/accuracy_max", "test/accuracy_max_low", "test/accuracy_max_high",
-    "test/accuracy_top5_low", "test/accuracy_top5_high",
-    "test/baseline_1nn", "validation/baseline_1nn", "best/validation/accuracy", "best/epoch",
-    "system/epoch_seconds", "system/memory_mib",
-}  # fmt: skip
+    "train/loss",
+    "train/accuracy",
+    "train/learning_rate",
+    "validation/loss",
+    "validation/accuracy",
+    "validation/accuracy_top5",
+    "test/loss",
+    "test/accuracy",
+    "test/accuracy_top5",
+    "test/accuracy_low",
+    "test/accuracy_high",
+    "test/accuracy_max",
+    "test/accuracy_max_low",
+    "test/accuracy_max_high",
+    "test/accuracy_top5_low",
+    "test/accuracy_top5_high",
+    "test/baseline_1nn",
+    "validation/baseline_1nn",
+    "best/validation/accuracy",
+    "best/epoch",
+    "system/epoch_seconds",
+    "system/memory_mib",
+}
 ARTIFACTS = {
-    "config.yaml", "checkpoints/last/model.safetensors", "checkpoints/last/optimizer.pt",
-    "checkpoints/last/random_states_0.pt", "checkpoints/last/state.json", "checkpoints/best.pt",
-    "checkpoints/epoch_002.pt", "checkpoints/epoch_004.pt", "figures/curves.png", "figures/confusion.png",
-    "tables/confusion.csv", "tables/predictions.csv",
-}  # fmt: skip
+    "config.yaml",
+    "checkpoints/last/model.safetensors",
+    "checkpoints/last/optimizer.pt",
+    "checkpoints/last/random_states_0.pt",
+    "checkpoints/last/state.json",
+    "checkpoints/best.pt",
+    "checkpoints/epoch_002.pt",
+    "checkpoints/epoch_004.pt",
+    "figures/curves.png",
+    "figures/confusion.png",
+    "tables/confusion.csv",
+    "tables/predictions.csv",
+}
 
 
 def test_spoter_fulfils_the_run_contract(workspace: Workspace) -> None:
@@ -54,7 +78,9 @@ def test_spoter_fulfils_the_run_contract(workspace: Workspace) -> None:
     assert "Result: test/accuracy " in tags[contract.NOTE]
     assert "synthetic-train" in tags[contract.NOTE]
     assert run.inputs is not None
-    contexts = {(one.dataset.name, one.tags[0].value) for one in run.inputs.dataset_inputs}
+    contexts = {
+        (dataset_input_.dataset.name, dataset_input_.tags[0].value) for dataset_input_ in run.inputs.dataset_inputs
+    }
     assert contexts == {(f"synthetic-{split}", split) for split in ("train", "validation", "test")}
 
     folder = workspace.artifacts(run.info.run_id)
@@ -146,10 +172,12 @@ def _all_succeed(workspace: Workspace, commands: list[list[str]]) -> None:
 
 def _assert_complete_runs(workspace: Workspace, count: int) -> None:
     client = workspace.client()
-    names = {one.experiment_id: one.name for one in client.search_experiments()}
+    names = {
+        search_experiment.experiment_id: search_experiment.name for search_experiment in client.search_experiments()
+    }
     runs = workspace.query().runs()
     assert sorted(runs["cfg.seed"].astype(int)) == list(range(count))
-    assert {names[one] for one in runs["experiment_id"]} == {"spoter"}
+    assert {names[run] for run in runs["experiment_id"]} == {"spoter"}
     assert runs["test/accuracy"].notna().all()
     assert len(workspace.query().history(["train/loss"])) == 2 * count
     assert client.search_runs(["0"]) == []

@@ -59,9 +59,17 @@ def test_a_run_is_judged_beside_dedicated_ones_and_compared(workspace: Workspace
     assert dedicated["name"] == "late-loso-hand+chest-s0"
 
     done = workspace.run(
-        "python", "-m", "projects.pamap2", "robustness", "--run", run["run_id"],
-        "--noise", "[0.0, 1.0]", "--dedicated", "find",
-    )  # fmt: skip
+        "python",
+        "-m",
+        "projects.pamap2",
+        "robustness",
+        "--run",
+        run["run_id"],
+        "--noise",
+        "[0.0, 1.0]",
+        "--dedicated",
+        "find",
+    )
     assert done.returncode == 0, done.stderr
     judged = workspace.query("pamap2-robustness").runs().iloc[0]
     assert set(judged[contract.READS].split()) == {run["run_id"], dedicated["run_id"]}
@@ -94,8 +102,13 @@ def test_a_run_is_judged_beside_dedicated_ones_and_compared(workspace: Workspace
     assert compared["name"] == "analysis-of-2"
     folder = workspace.artifacts(compared["run_id"])
     assert {path.stem for path in (folder / "figures").iterdir()} == {
-        "protocols", "confusion", "subsets", "ablation", "subjects", "position",
-    }  # fmt: skip
+        "protocols",
+        "confusion",
+        "subsets",
+        "ablation",
+        "subjects",
+        "position",
+    }
     protocols = pd.read_csv(folder / "tables/protocols.csv").set_index("protocol")
     assert protocols.loc["loso", "macro_f1"] == pytest.approx(run["test/macro_f1"])
     assert protocols.loc["contiguous", "setting"] == "late, none"
@@ -128,7 +141,7 @@ def test_a_killed_training_continues_bit_for_bit(workspace: Workspace) -> None:
 def test_real_recordings_from_zip_to_test(workspace: Workspace, real_data: Path) -> None:
     assert workspace.run("labtrail", "init").returncode == 0
     options = [f"source={real_data / ZIP}", "output=data/pamap2/prepared", "export.manifests=true"]
-    done = workspace.mlflow_run("pamap2-prepare", *[part for one in options for part in ("-P", one)])
+    done = workspace.mlflow_run("pamap2-prepare", *[part for option in options for part in ("-P", option)])
     assert done.returncode == 0, done.stderr
     run = workspace.query("pamap2-prepare").runs().iloc[0]
     assert (run["data/rows"], run["data/subjects"], run["data/bouts"]) == (87_692, 4, 23)
@@ -149,8 +162,18 @@ def test_real_recordings_from_zip_to_test(workspace: Workspace, real_data: Path)
 
 
 def test_prepared_data_that_are_gone_are_prepared_again(workspace: Workspace) -> None:
-    command = ["python", "-m", "projects.pamap2", "prepare", "--synthetic.subjects", "2", "--synthetic.bout_s", "4",
-               "--split.window", "32"]  # fmt: skip
+    command = [
+        "python",
+        "-m",
+        "projects.pamap2",
+        "prepare",
+        "--synthetic.subjects",
+        "2",
+        "--synthetic.bout_s",
+        "4",
+        "--split.window",
+        "32",
+    ]
     assert workspace.run(*command).returncode == 0
     output = workspace.folder / "data/pamap2/synthetic"
     first = (output / "index.json").read_bytes()

@@ -7,13 +7,23 @@ from labtrail import contract
 from tests.workspace import Workspace
 
 PROFILE = {
-    "node_stats.csv", "activation_stats.csv", "summary.txt", "report.html", "config.yaml", "figures", "tables",
+    "node_stats.csv",
+    "activation_stats.csv",
+    "summary.txt",
+    "report.html",
+    "config.yaml",
+    "figures",
+    "tables",
     "batch_2",
-}  # fmt: skip
+}
 FIGURES = {
-    "node_runtime.png", "node_peak.png", "activation_sizes.png", "inactive_time.png", "memory_timeline.png",
+    "node_runtime.png",
+    "node_peak.png",
+    "activation_sizes.png",
+    "inactive_time.png",
+    "memory_timeline.png",
     "memory_by_batch.png",
-}  # fmt: skip
+}
 
 
 def profiler(workspace: Workspace, *options: str):
@@ -47,9 +57,18 @@ def test_a_profile_and_a_comparison(workspace: Workspace) -> None:
     assert nodes["peak_memory_bytes"].max() == measured[-1]
 
     spoter = profiler(
-        workspace, "--model", "spoter", "--settings.model.layers", "1", "--batch_sizes", "2", "--optimizer", "sgd",
-        "--compute.precision", "bf16",
-    )  # fmt: skip
+        workspace,
+        "--model",
+        "spoter",
+        "--settings.model.layers",
+        "1",
+        "--batch_sizes",
+        "2",
+        "--optimizer",
+        "sgd",
+        "--compute.precision",
+        "bf16",
+    )
     assert spoter.returncode == 0, spoter.stderr
     again = profiler(workspace, "--batch_sizes", "2,4", "--again")
     assert again.returncode == 0, again.stderr
@@ -89,13 +108,21 @@ def test_bad_input_starts_nothing(workspace: Workspace, options: tuple[str, ...]
         (("--model", "bert-large", "--batch_sizes", "4096"), "out of memory: a step needs"),
         (
             (
-                "--model", "whisper-tiny", "--settings.encoder_layerdrop", "0.5", "--batch_sizes", "1",
-                "--settings.encoder_layers", "1", "--settings.decoder_layers", "1",
+                "--model",
+                "whisper-tiny",
+                "--settings.encoder_layerdrop",
+                "0.5",
+                "--batch_sizes",
+                "1",
+                "--settings.encoder_layers",
+                "1",
+                "--settings.decoder_layers",
+                "1",
             ),
             "a number is read out of a tensor",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_profile_that_fails_says_why(workspace: Workspace, options: tuple[str, ...], says: str) -> None:
     done = profiler(workspace, *options)
     assert done.returncode == 1

@@ -21,7 +21,10 @@ def test_real_clips_from_import_to_test(workspace: Workspace, real_data: Path) -
     assert done.returncode == 0, done.stderr
     run = workspace.client().get_run(workspace.query().runs()["run_id"].item())
     assert run.inputs is not None
-    profiles = {one.tags[0].value: str(one.dataset.profile) for one in run.inputs.dataset_inputs}
+    profiles = {
+        dataset_input_.tags[0].value: str(dataset_input_.dataset.profile)
+        for dataset_input_ in run.inputs.dataset_inputs
+    }
     for split, count in (("train", 276), ("validation", 50), ("test", 47)):
         assert f'"clips": {count}' in profiles[split]
     metrics = run.data.metrics

@@ -48,7 +48,7 @@ def test_a_plan_its_frontier_and_torchs(workspace: Workspace) -> None:
     # Dropout is on: where torch saves much it draws anew, and its gradients are wrong.
     assert torchs["draws_again"].any()
     names = ("peak_bytes", "extra_time_fraction", "peak_bytes_measured", "baseline_peak_bytes")
-    found = workspace.query("profiler-remat").history([f"remat/{one}" for one in names])
+    found = workspace.query("profiler-remat").history([f"remat/{name}" for name in names])
     table = found.pivot_table(index="step", columns="metric", values="value")
     assert table.index.tolist() == [2, 4]
     peaks = [table[f"remat/{one}"].to_numpy() for one in ("peak_bytes", "peak_bytes_measured")]

@@ -58,10 +58,20 @@ def test_lost_local_copy_is_brought_back(workspace: Workspace, server: str) -> N
     query = Query("spoter", client=client)
     run_id = query.runs()["run_id"].item()
     assert query.history(["train/loss"])["step"].tolist() == [0, 1, 2, 3]
-    names = {one.path for folder in ("", "checkpoints", "checkpoints/last", "tables", "figures")
-             for one in client.list_artifacts(run_id, folder or None)}  # fmt: skip
-    wanted = {"config.yaml", "checkpoints/best.pt", "checkpoints/epoch_004.pt", "checkpoints/last/state.json",
-              "checkpoints/last/model.safetensors", "tables/confusion.csv", "figures/curves.png"}  # fmt: skip
+    names = {
+        artifact.path
+        for folder in ("", "checkpoints", "checkpoints/last", "tables", "figures")
+        for artifact in client.list_artifacts(run_id, folder or None)
+    }
+    wanted = {
+        "config.yaml",
+        "checkpoints/best.pt",
+        "checkpoints/epoch_004.pt",
+        "checkpoints/last/state.json",
+        "checkpoints/last/model.safetensors",
+        "tables/confusion.csv",
+        "figures/curves.png",
+    }
     assert wanted <= names
     table = pd.read_csv(client.download_artifacts(run_id, "tables/predictions.csv", str(workspace.folder)))
     assert len(table) == 8
@@ -70,4 +80,6 @@ def test_lost_local_copy_is_brought_back(workspace: Workspace, server: str) -> N
     done = workspace.run("python", "-m", "projects.spoter", "attention", "--epochs", "4")
     assert done.returncode == 0, done.stderr
     extraction = Query("spoter-attention", client=client).runs()["run_id"].item()
-    assert [one.path for one in client.list_artifacts(extraction, "attention")] == ["attention/epoch_004.safetensors"]
+    assert [artifact.path for artifact in client.list_artifacts(extraction, "attention")] == [
+        "attention/epoch_004.safetensors"
+    ]

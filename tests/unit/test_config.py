@@ -53,8 +53,12 @@ def test_values_and_overrides_are_typed(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         "loss: {alpha: 1e-3}\nmilestones: [4, 8]\n",
-        ("epochs", "7"), ("loss.kind", "no"), ("clip", "1e-2"), ("seed", "3"), ("name", "on"),
-    )  # fmt: skip
+        ("epochs", "7"),
+        ("loss.kind", "no"),
+        ("clip", "1e-2"),
+        ("seed", "3"),
+        ("name", "on"),
+    )
     assert config.loss.alpha == 1e-3
     assert (config.epochs, config.loss.kind, config.clip, config.seed) == (7, "no", 0.01, 3)
     assert config.milestones == (4, 8)

@@ -22,10 +22,10 @@ _STACK_COLOURS = {"enc": COLOURS[0], "dec": COLOURS[1]}
 
 def head_maps(table: pd.DataFrame, statistic: str, column: str, title: str) -> Figure:
     """One panel per epoch, modules by heads; a dot where the interval of value - null does not hold 0."""
-    own = table[table["statistic"] == statistic]
-    modules, heads = list(dict.fromkeys(own["module"])), sorted(own["head"].unique())
+    rows = table[table["statistic"] == statistic]
+    modules, heads = list(dict.fromkeys(rows["module"])), sorted(rows["head"].unique())
     panels, marks = {}, {}
-    for epoch, part in own.groupby("epoch"):
+    for epoch, part in rows.groupby("epoch"):
         grid = part.set_index(["module", "head"])
         name = f"epoch {epoch}" if epoch else "before training"
         panels[name] = _grid(grid[column], modules, heads)
@@ -48,15 +48,15 @@ def head_trends(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(4.2 * len(statistics), 3.4), layout="constrained")
     figure.suptitle("Heads through training: mean over heads (solid) and its null (dashed)")
     for axis, statistic in zip(figure.subplots(1, len(statistics)), statistics, strict=True):
-        own = table[table["statistic"] == statistic]
-        for stack, part in own.groupby("stack"):
+        rows = table[table["statistic"] == statistic]
+        for stack, part in rows.groupby("stack"):
             colour = _STACK_COLOURS[str(stack)]
             means = part.groupby("epoch")[["value", "null"]].mean()
             axis.plot(means.index, means["value"], marker="o", color=colour, label=stack)
             axis.plot(means.index, means["null"], marker=".", color=colour, linestyle="--")
         axis.set(xlabel="epoch", ylabel=_LABELS[statistic])
         axis.grid(alpha=0.3)
-        if len(own):
+        if len(rows):
             axis.legend(frameon=False)
     return figure
 
@@ -72,9 +72,13 @@ def similarity_maps(table: pd.DataFrame) -> dict[str, Figure]:
         matrix = grid.pivot(index="layer_a", columns="pair", values="cka").reindex(index=layers, columns=pairs)
         names = [f"{one}-{other}" for one, other in pairs]
         figures["figures/cka_epochs.png"] = heat_maps(
-            {"epochs compared": matrix.to_numpy()}, layers, names, "debiased CKA", "Each layer with itself, by epoch",
+            {"epochs compared": matrix.to_numpy()},
+            layers,
+            names,
+            "debiased CKA",
+            "Each layer with itself, by epoch",
             width=max(3.6, 0.5 * len(pairs)),
-        )  # fmt: skip
+        )
     last = table[(table["epoch_a"] == table["epoch_b"])]
     names = list(dict.fromkeys([*last["layer_a"], *last["layer_b"]]))
     matrix = np.eye(len(names))
@@ -95,9 +99,13 @@ def deletion_chart(curves: pd.DataFrame) -> Figure:
     }
     epoch = curves["epoch"].iloc[0]
     return bands(
-        lines, curves["removed"].unique(), "share of frames left out", "probability of the predicted class",
-        f"Deletion at epoch {epoch}: lower is a better ranking (95 % over clips)", (6.0, 4.0),
-    )  # fmt: skip
+        lines,
+        curves["removed"].unique(),
+        "share of frames left out",
+        "probability of the predicted class",
+        f"Deletion at epoch {epoch}: lower is a better ranking (95 % over clips)",
+        (6.0, 4.0),
+    )
 
 
 def occlusion_chart(table: pd.DataFrame) -> Figure:
@@ -122,18 +130,23 @@ def reading_chart(table: pd.DataFrame) -> Figure:
     }
     heads = [str(head) for head in sorted(table["head"].unique())]
     return heat_maps(
-        panels, heads, list(dict.fromkeys(table["joint"])), "norm / untrained mean",
-        "What the first layer's heads read: joints by query-key weight", centre=1.0, width=8.5,
-    )  # fmt: skip
+        panels,
+        heads,
+        list(dict.fromkeys(table["joint"])),
+        "norm / untrained mean",
+        "What the first layer's heads read: joints by query-key weight",
+        centre=1.0,
+        width=8.5,
+    )
 
 
 def geometry_chart(table: pd.DataFrame) -> Figure:
     """RSA of every sign layer with every layer of each language model."""
-    own = table[table["model"] != "spelling"]
-    signs = list(dict.fromkeys(own["sign_layer"]))
-    layers = sorted(own["layer"].unique())
+    rows = table[table["model"] != "spelling"]
+    signs = list(dict.fromkeys(rows["sign_layer"]))
+    layers = sorted(rows["layer"].unique())
     panels, marks = {}, {}
-    for model, part in own.groupby("model", sort=False):
+    for model, part in rows.groupby("model", sort=False):
         grid = part.pivot(index="sign_layer", columns="layer").reindex(index=signs)
         panels[str(model)] = grid["rsa"].to_numpy()
         marks[str(model)] = (grid["rsa_q"] < 0.05).to_numpy()

@@ -34,7 +34,7 @@ def compare_language(study: Study, heads: pd.DataFrame) -> tuple[str, dict[str, 
     if not study.config.language.random_weights:
         berts.append(language.random_twin(study.bert, study.config.seed))
     glosses = [study.names[label] for label in language.present(signs)]
-    table = _geometry(study, signs, {one.name: language.gloss_outputs(one, glosses) for one in berts})
+    table = _geometry(study, signs, {bert.name: language.gloss_outputs(bert, glosses) for bert in berts})
     files = _status(f"run: {study.bert.name}") | {
         "tables/geometry.csv": table,
         "tables/head_spread.csv": _spread(study, heads, berts, glosses),
@@ -55,7 +55,7 @@ def _held_out_signs(study: Study) -> language.Signs:
     for part in parts:
         inputs = to_inputs(part.clips.frames, part.clips.lengths, part.labels, device)
         outputs.append(layer_outputs(model, inputs, study.config.max_frames))
-    joined = {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
+    joined = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
     return language.Signs(joined, np.concatenate([part.labels for part in parts]))
 
 
@@ -71,19 +71,23 @@ def _spread(study: Study, heads: pd.DataFrame, berts: list[language.Bert], gloss
         "one gloss each": [berts[0].tokenizer(gloss)["input_ids"] for gloss in glosses[:_SEQUENCES]],
     }
     models = {
-        f"{one.name}, {what}": language.head_spread(one, several)
+        f"{bert.name}, {what}": language.head_spread(bert, several)
         for what, several in sequences.items()
-        for one in berts
+        for bert in berts
     }
     last = heads[(heads["epoch"] == study.config.epochs[-1]) & (heads["stack"] == "enc")]
-    own = {name: last.loc[last["statistic"] == name, "value"].to_numpy() for name in ("entropy", "distance")}
-    return language.spread_table(own, models)
+    values_by_statistic = {
+        name: last.loc[last["statistic"] == name, "value"].to_numpy() for name in ("entropy", "distance")
+    }
+    return language.spread_table(values_by_statistic, models)
 
 
 def _said(table: pd.DataFrame, model: str, signs: language.Signs) -> str:
     """The comparison that was fixed beforehand: the last layer of each; all others are in the table."""
-    sign_layer, own = list(signs.outputs)[-1], table[table["model"] == model]
-    row = own[(own["sign_layer"] == sign_layer) & (own["layer"] == own["layer"].max())].iloc[0]
+    sign_layer, model_rows = list(signs.outputs)[-1], table[table["model"] == model]
+    row = model_rows[
+        (model_rows["sign_layer"] == sign_layer) & (model_rows["layer"] == model_rows["layer"].max())
+    ].iloc[0]
     if not np.isfinite(row["rsa"]):
         return f"{model}: {row['classes']} glosses are too few, or too alike, for a comparison."
     return (

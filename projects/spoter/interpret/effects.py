@@ -109,8 +109,8 @@ def _occlude(
     ]
     changes = occlude_joints(model, study.inputs, targets, several, filling, study.config.max_frames)
     by_group = dict(zip(GROUPS, changes.reshape(len(GROUPS), 1 + draws, -1), strict=True))
-    own = {group: found[0] for group, found in by_group.items()}
-    return own, {group: found[1:].mean(axis=0) for group, found in by_group.items()}
+    by_name = {group: changes[0] for group, changes in by_group.items()}
+    return by_name, {group: found[1:].mean(axis=0) for group, found in by_group.items()}
 
 
 def _frame_importance(study: Study, epoch: int, attribution: Attribution) -> dict[str, np.ndarray]:
@@ -134,10 +134,10 @@ def _deletion(
         part = slice(start, start + length)
         importance = {name: values[part] for name, values in frames.items()}
         importance[RANDOM] = generator.random((study.config.intervention.random_orders, length))
-        found = deletion_curves(
+        clip_curves = deletion_curves(
             model, study.inputs.frames[part], int(targets[clip]), importance, study.config.max_frames
         )
-        for name, curve in found.items():
+        for name, curve in clip_curves.items():
             curves[name].append(curve)
     return {name: np.stack(rows) for name, rows in curves.items()}
 
@@ -151,10 +151,15 @@ def ablation_rows(effects: Effects, resamples: int, seed: int) -> pd.DataFrame:
         [(effects.epoch, name, name[:3], int(name[4:]), head) for name in effects.modules for head in range(heads)],
         columns=["epoch", "module", "stack", "layer", "head"],
     ).assign(
-        statistic="ablation", **values, null=0.0,
-        difference=values["value"], difference_low=values["low"], difference_high=values["high"],
-        null_kind="no head removed", clips=len(effects.ablation),
-    )  # fmt: skip
+        statistic="ablation",
+        **values,
+        null=0.0,
+        difference=values["value"],
+        difference_low=values["low"],
+        difference_high=values["high"],
+        null_kind="no head removed",
+        clips=len(effects.ablation),
+    )
 
 
 def deletion_table(effects: Effects, resamples: int, seed: int) -> pd.DataFrame:
@@ -165,8 +170,8 @@ def deletion_table(effects: Effects, resamples: int, seed: int) -> pd.DataFrame:
     areas = {name: area_under(curve) for name, curve in effects.deletion.items()}
     rows = []
     for name, area in areas.items():
-        own, gain = (bootstrap_mean(values, resamples, seed) for values in (area, areas[RANDOM] - area))
-        rows.append((effects.epoch, name, *map(float, own), *map(float, gain), len(area)))
+        area_interval, gain = (bootstrap_mean(values, resamples, seed) for values in (area, areas[RANDOM] - area))
+        rows.append((effects.epoch, name, *map(float, area_interval), *map(float, gain), len(area)))
     columns = [
         "epoch",
         "method",
@@ -203,9 +208,13 @@ def occlusion_table(effects: Effects, resamples: int, seed: int) -> pd.DataFrame
     for fill, groups in effects.occlusion.items():
         for group, change in groups.items():
             null = effects.occlusion_null[fill][group]
-            own, difference = (bootstrap_mean(values, resamples, seed) for values in (change, change - null))
+            change_interval, difference = (
+                bootstrap_mean(values, resamples, seed) for values in (change, change - null)
+            )
             facts = (effects.epoch, group, len(GROUPS[group]), fill)
-            rows.append((*facts, *map(float, own), float(null.mean()), *map(float, difference), len(change)))
+            rows.append(
+                (*facts, *map(float, change_interval), float(null.mean()), *map(float, difference), len(change))
+            )
     ends = ["difference", "difference_low", "difference_high", "clips"]
     columns = ["epoch", "group", "joints", "fill", "change", "low", "high", "null", *ends]
     return pd.DataFrame(rows, columns=columns)

@@ -78,8 +78,8 @@ def write_findings(
 def _heads(table: pd.DataFrame) -> str:
     lines = ["| epoch | stack | statistic | mean over heads | null | heads whose interval of value - null excludes 0 |"]
     lines.append("|---|---|---|---|---|---|")
-    own = table[table["statistic"] != "ablation"]
-    for (statistic, stack, epoch), part in own.groupby(["statistic", "stack", "epoch"]):
+    rows = table[table["statistic"] != "ablation"]
+    for (statistic, stack, epoch), part in rows.groupby(["statistic", "stack", "epoch"]):
         clear = (part["difference_low"] > 0) | (part["difference_high"] < 0)
         null = f"{part['null'].mean():.4f} ({part['null_kind'].iloc[0]})"
         lines.append(
@@ -105,15 +105,15 @@ def _similarity(table: pd.DataFrame) -> str:
 
 
 def _ablation(table: pd.DataFrame, epoch: int) -> str:
-    own = table[(table["statistic"] == "ablation") & (table["epoch"] == epoch)].sort_values("value")
-    clear = ((own["low"] > 0) | (own["high"] < 0)).sum()
+    rows = table[(table["statistic"] == "ablation") & (table["epoch"] == epoch)].sort_values("value")
+    clear = ((rows["low"] > 0) | (rows["high"] < 0)).sum()
     worst = ", ".join(
         f"{row['module']} head {row['head']} {row['value']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
-        for _, row in own.head(3).iterrows()
+        for _, row in rows.head(3).iterrows()
     )
     return (
-        f"Without one head: {clear} of {len(own)} intervals exclude 0 (about {0.05 * len(own):.0f} would by chance). "
-        f"Largest losses: {worst} (the most extreme of {len(own)}, hence overstated)."
+        f"Without one head: {clear} of {len(rows)} intervals exclude 0 (about {0.05 * len(rows):.0f} would by chance). "
+        f"Largest losses: {worst} (the most extreme of {len(rows)}, hence overstated)."
     )
 
 
@@ -121,15 +121,15 @@ def _deletion(table: pd.DataFrame) -> str:
     lines = ["| frames left out first by | area under the curve | below random order |", "|---|---|---|"]
     for _, row in table.iterrows():
         gain = f"{row['below_random']:+.3f} ({row['below_random_low']:+.3f} to {row['below_random_high']:+.3f})"
-        own = f"{row['auc']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-        lines.append(f"| {row['method']} | {own} | {'' if row['method'] == RANDOM else gain} |")
+        area_text = f"{row['auc']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+        lines.append(f"| {row['method']} | {area_text} | {'' if row['method'] == RANDOM else gain} |")
     return "\n".join(lines)
 
 
 def _occlusion(table: pd.DataFrame) -> str:
     lines = ["| joints | set to | change | minus as many random joints |", "|---|---|---|---|"]
     for _, row in table.iterrows():
-        own = f"{row['change']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
+        change_text = f"{row['change']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
         against = f"{row['difference']:+.2f} ({row['difference_low']:+.2f} to {row['difference_high']:+.2f})"
-        lines.append(f"| {row['group']} ({row['joints']}) | {row['fill']} | {own} | {against} |")
+        lines.append(f"| {row['group']} ({row['joints']}) | {row['fill']} | {change_text} | {against} |")
     return "\n".join(lines)

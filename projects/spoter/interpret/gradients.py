@@ -63,13 +63,13 @@ def integrated_gradients(
             point = (baseline + difference * ((step + 0.5) / steps)).requires_grad_()
             (gradient,) = torch.autograd.grad(target_logit(model, point, batch.layout, chosen).sum(), point)
             total += gradient
-        found = difference * total / steps
+        attribution = difference * total / steps
         with torch.inference_mode():
             whole, none = (
                 target_logit(model, frames, batch.layout, chosen)
                 for frames in (batch.frames, baseline.expand_as(batch.frames))
             )
-        parts = found.split(inputs.lengths[batch.clips].tolist())
+        parts = attribution.split(inputs.lengths[batch.clips].tolist())
         for place, (clip, part) in enumerate(zip(batch.clips, parts, strict=True)):
             first = int(inputs.starts[clip])
             values[first : first + len(part)] = part
@@ -97,8 +97,8 @@ def query_key_norms(model: Spoter) -> np.ndarray:
 def untrained_norms(config: ModelConfig, classes: int, draws: int, seed: int) -> np.ndarray:
     """``query_key_norms`` of freshly drawn networks: the null, shape (draws, 2, H, 54)."""
     small = config.model_copy(update={"layers": 1})
-    found = []
+    norms = []
     for draw in range(draws):
         torch.manual_seed(seed + draw)
-        found.append(query_key_norms(Spoter(small, classes)))
-    return np.stack(found)
+        norms.append(query_key_norms(Spoter(small, classes)))
+    return np.stack(norms)

@@ -73,25 +73,25 @@ def head_values(attention: Weights, features: Sequence[np.ndarray], clips: np.nd
         null = ContentNull(features[clip])
         weights = attention.clip(int(clip))
         for column, name in enumerate(attention.modules):
-            own = weights[name]
-            spread = entropy(own)
-            values.entropy[row, column] = spread.mean(axis=1) / np.log(own.shape[-1])
-            order = generator.permutation(own.shape[-1])
-            values.divergence[row, column] = _divergence(own, own)
-            values.divergence_null[row, column] = _divergence(own, own[:, :, order])
+            layer_weights = weights[name]
+            spread = entropy(layer_weights)
+            values.entropy[row, column] = spread.mean(axis=1) / np.log(layer_weights.shape[-1])
+            order = generator.permutation(layer_weights.shape[-1])
+            values.divergence[row, column] = _divergence(layer_weights, layer_weights)
+            values.divergence_null[row, column] = _divergence(layer_weights, layer_weights[:, :, order])
             if name.startswith("enc"):
-                values.distance[row, column] = null.relative((own * null.gaps).sum(-1))
+                values.distance[row, column] = null.relative((layer_weights * null.gaps).sum(-1))
                 values.distance_null[row, column] = null.relative(null.distance_at(spread))
     return values
 
 
-def _divergence(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _divergence(weights: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Mean divergence of each head from the other heads, (H,); weights (H, Q, T)."""
-    heads = len(one)
+    heads = len(weights)
     if heads == 1:
         return np.full(1, np.nan)
     first, second = np.triu_indices(heads, 1)
-    pairs = jensen_shannon(one[first], other[second]).mean(axis=1)
+    pairs = jensen_shannon(weights[first], other[second]).mean(axis=1)
     sums = np.bincount(first, pairs, heads) + np.bincount(second, pairs, heads)
     return sums / (heads - 1)
 
@@ -159,18 +159,22 @@ def head_table(
         "distance": (values.distance, values.distance_null, "content similarity with the same entropy"),
     }
     tables = []
-    for statistic, (own, null, kind) in nulls.items():
-        mean, difference = (bootstrap_mean(array, resamples, seed) for array in (own, own - null))
+    for statistic, (observed, null, kind) in nulls.items():
+        mean, difference = (bootstrap_mean(array, resamples, seed) for array in (observed, observed - null))
         table = pd.DataFrame(
-            [(epoch, name, name[:3], int(name[4:]), head) for name in modules for head in range(own.shape[2])],
+            [(epoch, name, name[:3], int(name[4:]), head) for name in modules for head in range(observed.shape[2])],
             columns=["epoch", "module", "stack", "layer", "head"],
         ).assign(
             statistic=statistic,
-            value=mean.value.ravel(), low=mean.low.ravel(), high=mean.high.ravel(),
+            value=mean.value.ravel(),
+            low=mean.low.ravel(),
+            high=mean.high.ravel(),
             null=null.mean(axis=0).ravel(),
             difference=difference.value.ravel(),
-            difference_low=difference.low.ravel(), difference_high=difference.high.ravel(),
-            null_kind=kind, clips=len(own),
-        )  # fmt: skip
+            difference_low=difference.low.ravel(),
+            difference_high=difference.high.ravel(),
+            null_kind=kind,
+            clips=len(observed),
+        )
         tables.append(table.dropna(subset="value"))
     return pd.concat(tables, ignore_index=True)

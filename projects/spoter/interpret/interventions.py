@@ -53,8 +53,8 @@ def ablate_heads(model: Spoter, inputs: Inputs, targets: np.ndarray, max_frames:
         chosen = torch.from_numpy(targets[batch.clips]).to(batch.frames.device)[:, None]
 
         def logit(memory: Tensor, batch: Batch = batch, chosen: Tensor = chosen) -> Tensor:
-            found = model.linear_class(model.decode(memory, batch.layout))
-            return centred(found).gather(1, chosen)[:, 0]
+            class_logits = model.linear_class(model.decode(memory, batch.layout))
+            return centred(class_logits).gather(1, chosen)[:, 0]
 
         entering = [model.embed(batch.frames, batch.layout)]
         for layer in encoder:
@@ -107,15 +107,15 @@ def deletion_curves(
 def _probabilities(
     model: Network, clip: Tensor, target: int, subsets: Sequence[np.ndarray], max_frames: int
 ) -> np.ndarray:
-    found = np.empty(len(subsets))
+    probabilities = np.empty(len(subsets))
     lengths = np.array([len(subset) for subset in subsets])
     starts = np.cumsum(lengths) - lengths
     rows = torch.from_numpy(np.concatenate(subsets)).to(clip.device)
     several = Inputs(clip[rows], lengths, starts, torch.zeros(len(subsets), dtype=torch.int64, device=clip.device))
     for batch in passes(several, max_frames):
         logits = model(batch.frames, batch.layout)
-        found[batch.clips] = logits.softmax(1)[:, target].cpu()
-    return found
+        probabilities[batch.clips] = logits.softmax(1)[:, target].cpu()
+    return probabilities
 
 
 def area_under(curve: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ def noise_ceiling(outputs: np.ndarray, labels: np.ndarray, seed: int, halves: in
     classes = [int(label) for label in np.unique(labels) if (labels == label).sum() >= 2]
     if len(classes) < 4:
         return float("nan")
-    found = []
+    correlations = []
     for _ in range(halves):
         sides: list[list[np.ndarray]] = [[], []]
         for label in classes:
@@ -53,8 +53,8 @@ def noise_ceiling(outputs: np.ndarray, labels: np.ndarray, seed: int, halves: in
             middle = len(rows) // 2
             for side, part in zip(sides, (rows[:middle], rows[middle:]), strict=True):
                 side.append(outputs[part].mean(axis=0))
-        found.append(rdm_correlation(*(dissimilarities(np.stack(side)) for side in sides)))
-    correlation = float(np.mean(found))
+        correlations.append(rdm_correlation(*(dissimilarities(np.stack(side)) for side in sides)))
+    correlation = float(np.mean(correlations))
     if not np.isfinite(correlation):
         return float("nan")
     return float(np.sqrt(max(0.0, 2 * correlation / (1 + correlation))))
@@ -62,16 +62,16 @@ def noise_ceiling(outputs: np.ndarray, labels: np.ndarray, seed: int, halves: in
 
 def edit_distances(words: Sequence[str]) -> np.ndarray:
     """Levenshtein distance over the longer length, (n, n): how alike glosses are spelt, an anchor without weights."""
-    found = np.zeros((len(words), len(words)))
+    distances = np.zeros((len(words), len(words)))
     for i, one in enumerate(words):
         for j in range(i):
-            found[i, j] = found[j, i] = _levenshtein(one, words[j]) / max(len(one), len(words[j]), 1)
-    return found
+            distances[i, j] = distances[j, i] = _levenshtein(one, words[j]) / max(len(one), len(words[j]), 1)
+    return distances
 
 
-def _levenshtein(one: str, other: str) -> int:
+def _levenshtein(first: str, other: str) -> int:
     row = list(range(len(other) + 1))
-    for i, a in enumerate(one, start=1):
+    for i, a in enumerate(first, start=1):
         before, row[0] = row[0], i
         for j, b in enumerate(other, start=1):
             before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
@@ -158,9 +158,9 @@ def gloss_outputs(bert: Bert, glosses: Sequence[str]) -> dict[str, np.ndarray]:
     rows: list[list[np.ndarray]] = []
     for gloss in glosses:
         encoded = bert.tokenizer(gloss, return_tensors="pt", return_special_tokens_mask=True)
-        own = encoded.pop("special_tokens_mask")[0] == 0
+        is_word = encoded.pop("special_tokens_mask")[0] == 0
         states = bert.model(**encoded, output_hidden_states=True).hidden_states
-        rows.append([state[0, own].mean(dim=0).double().numpy() for state in states])
+        rows.append([state[0, is_word].mean(dim=0).double().numpy() for state in states])
     return {f"layer_{index:02d}": np.stack(layer) for index, layer in enumerate(zip(*rows, strict=True))}
 
 
@@ -184,13 +184,13 @@ def geometry_table(
     rows = []
     for sign_layer, outputs in signs.outputs.items():
         means = class_means(outputs, signs.labels, classes)
-        own = dissimilarities(means)
+        model_distances = dissimilarities(means)
         ceiling = noise_ceiling(outputs, signs.labels, seed)
-        rsa, p = rsa_test(own, spelling, permutations, seed)
+        rsa, p = rsa_test(model_distances, spelling, permutations, seed)
         rows.append((sign_layer, "spelling", "", rsa, p, ceiling, np.nan, np.nan))
         for model, layers in models.items():
             for layer, states in layers.items():
-                rsa, p = rsa_test(own, dissimilarities(states), permutations, seed)
+                rsa, p = rsa_test(model_distances, dissimilarities(states), permutations, seed)
                 cka, cka_p = cka_test(means, states, permutations, seed)
                 rows.append((sign_layer, model, layer, rsa, p, ceiling, cka, cka_p))
     columns = ["sign_layer", "model", "layer", "rsa", "rsa_p", "ceiling", "cka", "cka_p"]
@@ -213,14 +213,14 @@ def joined_glosses(bert: Bert, glosses: Sequence[str], lengths: Sequence[int], s
     generator = np.random.default_rng(seed)
     limit = int(getattr(bert.model.config, "max_position_embeddings", 512))
     pieces = [bert.tokenizer(gloss, add_special_tokens=False)["input_ids"] for gloss in glosses]
-    found = []
+    names = []
     for wanted in lengths:
         length = max(3, min(int(wanted), limit))
         tokens: list[int] = []
         while len(tokens) < length - 2:
             tokens += pieces[int(generator.integers(len(pieces)))]
-        found.append([bert.tokenizer.cls_token_id, *tokens[: length - 2], bert.tokenizer.sep_token_id])
-    return found
+        names.append([bert.tokenizer.cls_token_id, *tokens[: length - 2], bert.tokenizer.sep_token_id])
+    return names
 
 
 @torch.inference_mode()
@@ -234,9 +234,12 @@ def head_spread(bert: Bert, sequences: Sequence[Sequence[int]]) -> pd.DataFrame:
         length = len(tokens)
         gaps = np.abs(np.arange(length)[:, None] - np.arange(length))
         attentions = bert.model(torch.tensor([list(tokens)]), output_attentions=True).attentions
-        weights = [one[0].double().numpy() for one in attentions]
+        weights = [attention[0].double().numpy() for attention in attentions]
         values.append(
-            [[entropy(one).mean(1) / np.log(length), (one * gaps).sum(-1).mean(1) / gaps.mean()] for one in weights]
+            [
+                [entropy(weight).mean(1) / np.log(length), (weight * gaps).sum(-1).mean(1) / gaps.mean()]
+                for weight in weights
+            ]
         )
     means = np.mean(values, axis=0)
     layer, head = np.indices((means.shape[0], means.shape[2])).reshape(2, -1)
@@ -254,11 +257,11 @@ def spread_table(signs: Mapping[str, np.ndarray], models: Mapping[str, pd.DataFr
         Columns statistic, model, heads, q05, q25, q50, q75, q95, ks, ks_p (against the sign network).
     """
     rows = []
-    for statistic, own in signs.items():
-        rows.append((statistic, "sign network", len(own), *_quantiles(own), np.nan, np.nan))
+    for statistic, sign_values in signs.items():
+        rows.append((statistic, "sign network", len(sign_values), *_quantiles(sign_values), np.nan, np.nan))
         for model, table in models.items():
             values = table[statistic].to_numpy()
-            test = ks_2samp(own, values)
+            test = ks_2samp(sign_values, values)
             rows.append((statistic, model, len(values), *_quantiles(values), test.statistic, test.pvalue))
     quantiles = ["q05", "q25", "q50", "q75", "q95"]
     return pd.DataFrame(rows, columns=["statistic", "model", "heads", *quantiles, "ks", "ks_p"])

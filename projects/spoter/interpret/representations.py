@@ -19,7 +19,7 @@ def layer_outputs(model: Spoter, inputs: Inputs, max_frames: int) -> dict[str, n
 
     An encoder layer's frames are averaged over the clip (the network sees a set); a decoder layer has one query.
     """
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     count = len(inputs.lengths)
     stacks = {"enc": model.transformer.encoder.layers, "dec": model.transformer.decoder.layers}
     layers = {f"{kind}_{index}": layer for kind, stack in stacks.items() for index, layer in enumerate(stack)}
@@ -36,12 +36,12 @@ def layer_outputs(model: Spoter, inputs: Inputs, max_frames: int) -> dict[str, n
             for name, output in seen.items():
                 pooled = name.startswith("enc")
                 rows = batch.layout.pad(output).sum(1).cpu() / lengths[:, None] if pooled else output.cpu()
-                target = found.setdefault(name, torch.empty(count, rows.shape[-1], dtype=torch.float64))
+                target = outputs.setdefault(name, torch.empty(count, rows.shape[-1], dtype=torch.float64))
                 target[torch.from_numpy(batch.clips)] = rows.double()
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: output.numpy() for name, output in found.items()}
+    return {name: output.numpy() for name, output in outputs.items()}
 
 
 def cka_table(outputs: Mapping[int, Mapping[str, np.ndarray]], permutations: int, seed: int) -> pd.DataFrame:

@@ -137,9 +137,12 @@ def load_study(config: AnalysisConfig, device: torch.device) -> Study:
         left_out = np.setdiff1d(np.arange(len(split.clips)), clips).tolist()
         _log.warning(
             "%s: %d of %d clips have one frame, which leaves attention no choice; head statistics leave them out: %s",
-            split.clips.path, len(left_out), len(split.clips), left_out,
-        )  # fmt: skip
-    paths = [Path(one.clips.path) for one in (splits.train, splits.validation, splits.test)]
+            split.clips.path,
+            len(left_out),
+            len(split.clips),
+            left_out,
+        )
+    paths = [Path(split.clips.path) for split in (splits.train, splits.validation, splits.test)]
     column = subject.config.data.label_column
     glosses = load_glosses(paths, column, splits.first_label, splits.classes, config.language.glosses)
     names = [gloss or f"class {splits.first_label + index}" for index, gloss in enumerate(glosses)]

@@ -69,9 +69,16 @@ def _pack(study: Study, clips: list[int], most_queries: int) -> Packed:
         label = int(study.split.labels[clip])
         guesses = [study.names[int(file.predictions[clip])] for file in study.files.values()]
         shown.append(
-            {"clip": clip, "sign": study.names[label], "frames": length, "queries": queries.tolist(), "box": box,
-             "predictions": guesses, "entropy": spread}
-        )  # fmt: skip
+            {
+                "clip": clip,
+                "sign": study.names[label],
+                "frames": length,
+                "queries": queries.tolist(),
+                "box": box,
+                "predictions": guesses,
+                "entropy": spread,
+            }
+        )
     facts = {
         "run": study.subject.run_id,
         "name": study.subject.name,

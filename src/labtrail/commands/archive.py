@@ -10,10 +10,15 @@ from labtrail.running.cli import HELP, LabCommand, LabPath
 
 @click.command(cls=LabCommand, name="archive", context_settings=HELP)
 @click.argument("campaign")
-@click.option("--export", type=LabPath(), metavar="FOLDER|FILE.tar.gz",
-              help="Also copy all its runs, with what they read and all artifacts.")  # fmt: skip
-@click.option("--folder", type=LabPath(), default=Path("archive"), show_default=True,
-              help="Where its folder of results goes.")  # fmt: skip
+@click.option(
+    "--export",
+    type=LabPath(),
+    metavar="FOLDER|FILE.tar.gz",
+    help="Also copy all its runs, with what they read and all artifacts.",
+)
+@click.option(
+    "--folder", type=LabPath(), default=Path("archive"), show_default=True, help="Where its folder of results goes."
+)
 def command(campaign: str, export: Path | None, folder: Path) -> int:
     """Closes a round: writes its results to a folder and marks its runs, so that a new round starts clean."""
     from labtrail.report.archive import archive as close

@@ -56,12 +56,18 @@ def _translated(words: list[str]) -> list[str]:
 def _on_scheduler(function: "Callable[..., Any]") -> "Callable[..., Any]":
     """Options of the commands that need a batch scheduler."""
     for option in (
-        click.option("--backend-config", type=LabPath(),
-                     help="JSON file of the jobs' resources, such as slurm/cpu.json."),
-        click.option("--backend", type=click.Choice([LOCAL, *NAMES]), default=LOCAL, show_default=True,
-                     help="Where cells run: here, or as jobs of a scheduler, when each call submits what is due."),
+        click.option(
+            "--backend-config", type=LabPath(), help="JSON file of the jobs' resources, such as slurm/cpu.json."
+        ),
+        click.option(
+            "--backend",
+            type=click.Choice([LOCAL, *NAMES]),
+            default=LOCAL,
+            show_default=True,
+            help="Where cells run: here, or as jobs of a scheduler, when each call submits what is due.",
+        ),
         _CONFIG,
-    ):  # fmt: skip
+    ):
         function = option(function)
     return function
 
@@ -137,8 +143,14 @@ def retry(path: Path, backend: str, backend_config: Path | None) -> int:
 @_CONFIG
 @click.option("--backend", type=click.Choice(NAMES), default=NAMES[0], show_default=True, help="The scheduler.")
 @click.option("--backend-config", type=LabPath(), help="JSON file of the jobs' resources; needed to switch on.")
-@click.option("--every", type=click.IntRange(1, 59), default=10, show_default=True, metavar="MINUTES",
-              help="Time between two ticks.")  # fmt: skip
+@click.option(
+    "--every",
+    type=click.IntRange(1, 59),
+    default=10,
+    show_default=True,
+    metavar="MINUTES",
+    help="Time between two ticks.",
+)
 def cron(switch: str, path: Path, backend: str, backend_config: Path | None, every: int) -> int:
     """Lets cron look after a campaign: one line in the crontab, one log."""
     from labtrail.store import lab

@@ -9,10 +9,20 @@ from labtrail.running.cli import HELP, LabCommand, LabPath
 
 
 @click.command(cls=LabCommand, name="digest", context_settings=HELP)
-@click.option("--since", default="7d", show_default=True, metavar="7d|12h|2w|DATE",
-              help="How far back, or from which day (2026-01-31).")  # fmt: skip
-@click.option("--folder", type=LabPath(), default=Path("digests"), show_default=True,
-              help="Where the pages go; their names have the day.")  # fmt: skip
+@click.option(
+    "--since",
+    default="7d",
+    show_default=True,
+    metavar="7d|12h|2w|DATE",
+    help="How far back, or from which day (2026-01-31).",
+)
+@click.option(
+    "--folder",
+    type=LabPath(),
+    default=Path("digests"),
+    show_default=True,
+    help="Where the pages go; their names have the day.",
+)
 def command(since: str, folder: Path) -> int:
     """Tells the story of the last days: runs, failures, what got better, figures, commits."""
     from datetime import UTC, datetime

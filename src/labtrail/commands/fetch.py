@@ -19,7 +19,7 @@ _log = logging.getLogger("labtrail")
 
 def known_datasets() -> Mapping[str, DataSet]:
     """The data sets of all projects by name: ``DATASETS`` of a module ``datasets`` beside the tasks."""
-    found = {}
+    data_sets = {}
     for name in dict.fromkeys(f"{module.rpartition('.')[0]}.datasets".lstrip(".") for module in task_modules()):
         try:
             module = import_module(name)
@@ -27,15 +27,16 @@ def known_datasets() -> Mapping[str, DataSet]:
             if error.name != name:
                 raise
             continue
-        found |= {dataset.name: dataset for dataset in module.DATASETS}
-    return found
+        data_sets |= {dataset.name: dataset for dataset in module.DATASETS}
+    return data_sets
 
 
 @click.command(cls=LabCommand, name="fetch", context_settings=HELP)
 @click.argument("name", required=False, metavar="[NAME]")
 @click.option("--dataset", hidden=True)
-@click.option("--from-file", "--from_file", default="", metavar="PATH",
-              help="Folder or file to import instead of downloading.")  # fmt: skip
+@click.option(
+    "--from-file", "--from_file", default="", metavar="PATH", help="Folder or file to import instead of downloading."
+)
 def command(name: str | None, dataset: str | None, from_file: str) -> int:
     """Downloads a named data set, or imports local files, with checks; run it where there is internet."""
     datasets = known_datasets()

@@ -8,8 +8,12 @@ from labtrail.running.registry import experiment_names
 
 
 @click.command(cls=LabCommand, name="init", context_settings=HELP)
-@click.option("--artifacts", default="", metavar="FOLDER",
-              help="Where new experiments keep their artifacts, such as a scratch file system.")  # fmt: skip
+@click.option(
+    "--artifacts",
+    default="",
+    metavar="FOLDER",
+    help="Where new experiments keep their artifacts, such as a scratch file system.",
+)
 def command(artifacts: str) -> int:
     """Creates or migrates the store and creates one experiment per project; safe to repeat."""
     from labtrail.store import connection

@@ -17,10 +17,19 @@ LOCALHOST = "127.0.0.1"
 @click.command(cls=LabCommand, name="server", context_settings=HELP)
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--host", default=LOCALHOST, show_default=True, help="Address to listen on; 0.0.0.0 for all nodes.")
-@click.option("--allow", multiple=True, metavar="HOST",
-              help="Name by which clients call it; may be repeated. It keeps web pages out, not people.")  # fmt: skip
-@click.option("--artifacts", default="mlartifacts", show_default=True, metavar="FOLDER",
-              help="Where it keeps the artifacts that clients send.")  # fmt: skip
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="HOST",
+    help="Name by which clients call it; may be repeated. It keeps web pages out, not people.",
+)
+@click.option(
+    "--artifacts",
+    default="mlartifacts",
+    show_default=True,
+    metavar="FOLDER",
+    help="Where it keeps the artifacts that clients send.",
+)
 def command(port: int, host: str, allow: Sequence[str], artifacts: str) -> int:
     """Starts a tracking server for jobs on other nodes: one worker, artifacts through it, named hosts only."""
     from labtrail.store import connection

@@ -20,8 +20,13 @@ def command() -> None:
 @command.command(cls=LabCommand, context_settings=FREE_ARGUMENTS)
 @click.option("--config", "path", type=LabPath(), required=True, help="YAML file of a study.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trials at once.")
-@click.option("--backend", type=click.Choice([LOCAL, *NAMES]), default=LOCAL, show_default=True,
-              help="Where trials run: here, or in jobs of a scheduler, one for each worker.")  # fmt: skip
+@click.option(
+    "--backend",
+    type=click.Choice([LOCAL, *NAMES]),
+    default=LOCAL,
+    show_default=True,
+    help="Where trials run: here, or in jobs of a scheduler, one for each worker.",
+)
 @click.option("--backend-config", type=LabPath(), help="JSON file of the jobs' resources, such as slurm/gpu.json.")
 @switch("--again", "Run a study that has finished once more; its trials stay.")
 @click.option("--worker", type=int, hidden=True)

@@ -17,13 +17,13 @@ def command(source: str, target: str) -> int:
     from labtrail.store import connection, locks
     from labtrail.store.sync import sync as copy_runs
 
-    given = Path(source)
-    if "://" not in source and not given.is_file():
+    path = Path(source)
+    if "://" not in source and not path.is_file():
         raise ConfigError([f"{source}: neither a file nor an address such as sqlite:///runs.db"])
-    address = source if "://" in source else f"sqlite:///{given.resolve()}"
+    address = source if "://" in source else f"sqlite:///{path.resolve()}"
     with locks.locked("sync"):
-        found = copy_runs(
+        counts = copy_runs(
             connection.open_store(address), connection.open_store(target) if target else connection.current_store()
         )
-    click.echo(f"{found.copied} runs copied, {found.same} were there already, {found.open} have not ended yet")
+    click.echo(f"{counts.copied} runs copied, {counts.same} were there already, {counts.open} have not ended yet")
     return contract.DONE

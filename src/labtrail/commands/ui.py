@@ -21,12 +21,12 @@ def command(port: int, host: str) -> int:
     base = f"http://{host}:{port}"
     experiments = connection.initialise(experiment_names())
     try:
-        found = ui_guide.places(base, experiments)
-        ui_guide.write_notes(found, experiments)
+        places = ui_guide.places(base, experiments)
+        ui_guide.write_notes(places, experiments)
     except Exception as error:  # Without its links the UI is still wanted.
-        found = []
+        places = []
         click.echo(f"no links: {type(error).__name__}: {error}", err=True)
-    for one in found:
-        click.echo(f"{one.experiment:10} {one.link}  {one.words}")
+    for place in places:
+        click.echo(f"{place.experiment:10} {place.link}  {place.words}")
     become_server(connection.tracking_uri(), ["--host", host, "--port", str(port)])
     return contract.DONE

@@ -36,14 +36,14 @@ class Pbs:
         """Jobs of these names that wait or run; a call for each name, and none if the user has no job at all."""
         everything = set(self._ids())
         running, held = (set(self._ids("-s", state)) if everything else set[str]() for state in ("RE", "H"))
-        found = {}
+        queued = {}
         for name in names if everything else ():
-            ids = sorted(self._ids("-N", name), key=lambda one: one not in running)
+            ids = sorted(self._ids("-N", name), key=lambda job_id: job_id not in running)
             if ids:
                 began, waits = ids[0] in running, ids[0] in held
                 state = "RUNNING" if began else "HELD" if waits else "QUEUED"
-                found[name] = Queued(ids[0], state, began, "it is held; qrls releases it" if waits else "")
-        return found
+                queued[name] = Queued(ids[0], state, began, "it is held; qrls releases it" if waits else "")
+        return queued
 
     def _ids(self, *options: str) -> list[str]:
         answer = ask(["qselect", "-u", getpass.getuser(), *options], self._timeout_s)

@@ -28,12 +28,37 @@ from typing import Any
 
 # What tasks load most: packages that are not installed are left out.
 PACKAGES = (
-    "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.utils.data", "accelerate", "mlflow", "git",
-    "mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.projects", "sqlalchemy.dialects.sqlite",
-    "alembic.command", "pandas", "pyarrow.pandas_compat", "pydantic", "click", "yaml", "filelock", "psutil", "tqdm",
-    "safetensors.torch", "matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.JpegImagePlugin", "scipy.stats",
-    "scipy.optimize", "scipy.spatial.distance", "sklearn.datasets", "sklearn.ensemble", "optuna", "jinja2",
-)  # fmt: skip
+    "torch",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "torch.utils.data",
+    "accelerate",
+    "mlflow",
+    "git",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "mlflow.projects",
+    "sqlalchemy.dialects.sqlite",
+    "alembic.command",
+    "pandas",
+    "pyarrow.pandas_compat",
+    "pydantic",
+    "click",
+    "yaml",
+    "filelock",
+    "psutil",
+    "tqdm",
+    "safetensors.torch",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "PIL.JpegImagePlugin",
+    "scipy.stats",
+    "scipy.optimize",
+    "scipy.spatial.distance",
+    "sklearn.datasets",
+    "sklearn.ensemble",
+    "optuna",
+    "jinja2",
+)
 _LARGEST_MESSAGE = 1 << 20
 # Bytes of a message's length.
 _HEAD = 8
@@ -218,8 +243,8 @@ def _fork(
     if pid == 0:
         for other in (*reports.values(), report):
             os.close(other)
-        for one in inherited:
-            one.close()
+        for connection in inherited:
+            connection.close()
         _become(asked, stdout, stderr)
     os.close(stdout)
     os.close(stderr)

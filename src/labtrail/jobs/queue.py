@@ -113,5 +113,5 @@ def ask(words: Sequence[str], timeout_s: float) -> Answer:
 
 def _plain() -> dict[str, str]:
     """The environment without a user's own defaults of these commands: they would change what is seen and submitted."""
-    own = ("SQUEUE_", "SBATCH_", "SLURM_CLUSTERS", "SCANCEL_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    defaults = ("SQUEUE_", "SBATCH_", "SLURM_CLUSTERS", "SCANCEL_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(defaults)}

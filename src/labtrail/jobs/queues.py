@@ -85,8 +85,8 @@ class Jobs:
         name = f"{self._prefix}-{job.name}"
         check(self._batch.config, self._batch.queue, [name])
         if name not in self._batch.queue.alive([name]):
-            own = Job(name, job.command, {**self._batch.variables, **job.variables}, job.log)
-            self._batch.queue.submit(self._batch.script(own), name, job.log.absolute())
+            named_job = Job(name, job.command, {**self._batch.variables, **job.variables}, job.log)
+            self._batch.queue.submit(self._batch.script(named_job), name, job.log.absolute())
         self._names[job.name] = name
 
     def ended(self) -> dict[str, int]:
@@ -109,7 +109,7 @@ class Jobs:
         """Cancels what is left, as far as the scheduler answers."""
         try:
             alive = self._batch.queue.alive(list(self._names.values()))
-            self._batch.queue.cancel([one.job_id for one in alive.values()])
+            self._batch.queue.cancel([value.job_id for value in alive.values()])
         except QueueError as error:
             _log.warning("%s", error)
         self._names.clear()

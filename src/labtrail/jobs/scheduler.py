@@ -31,8 +31,8 @@ class Job:
 
 def child_environment() -> dict[str, str]:
     """The environment of a process that opens a run of its own and ends with this one."""
-    own = {name: value for name, value in os.environ.items() if name not in _RUN_VARIABLES}
-    return own | {contract.PARENT_PROCESS_VARIABLE: str(os.getpid())}
+    variables = {name: value for name, value in os.environ.items() if name not in _RUN_VARIABLES}
+    return variables | {contract.PARENT_PROCESS_VARIABLE: str(os.getpid())}
 
 
 class Scheduler(Protocol):

@@ -74,13 +74,13 @@ def check(config: BatchConfig, queue: Queue, names: list[str]) -> None:
     """
     problems = []
     if not config.template.is_file():
-        there = ", ".join(sorted(str(one) for one in config.template.parent.glob("job.*"))) or "none"
+        there = ", ".join(sorted(str(path) for path in config.template.parent.glob("job.*"))) or "none"
         problems.append(f"template: {config.template}: no such file (there: {there})")
     else:
         unknown = set(_PLACE.findall(config.template.read_text(encoding="utf-8"))) - set(_PLACES)
         valid = ", ".join(_PLACES)
         problems += [
-            f"template: {config.template}: {{{{{one}}}}} is unknown; valid: {valid}" for one in sorted(unknown)
+            f"template: {config.template}: {{{{{place}}}}} is unknown; valid: {valid}" for place in sorted(unknown)
         ]
     scratch = os.path.expandvars(config.scratch)
     # What only the job knows, it makes.

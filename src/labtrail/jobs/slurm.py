@@ -10,18 +10,38 @@ from pathlib import Path
 from labtrail.jobs.queue import Answer, Queued, QueueError, SubmitError, ask
 
 _ENDED = {
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
     "TIMEOUT",
-}  # fmt: skip
+}
 # States in which it has begun.
 _RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING"}
 # Beginnings of reasons for which a job waits until somebody does something about it.
 _STUCK = (
-    "DependencyNeverSatisfied", "JobHeldUser", "JobHeldAdmin", "BadConstraints", "PartitionTimeLimit",
-    "PartitionNodeLimit", "PartitionDown", "PartitionInactive", "InvalidAccount", "InvalidQOS", "AccountNotAllowed",
-    "QOSNotAllowed", "AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit", "ReservationDeleted",
+    "DependencyNeverSatisfied",
+    "JobHeldUser",
+    "JobHeldAdmin",
+    "BadConstraints",
+    "PartitionTimeLimit",
+    "PartitionNodeLimit",
+    "PartitionDown",
+    "PartitionInactive",
+    "InvalidAccount",
+    "InvalidQOS",
+    "AccountNotAllowed",
+    "QOSNotAllowed",
+    "AssocMaxWallDurationPerJobLimit",
+    "QOSMaxWallDurationPerJobLimit",
+    "ReservationDeleted",
     "launch failed requeued held",
-)  # fmt: skip
+)
 _HELD = {"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 # Errors of sbatch after which the job may have been accepted all the same.
 _UNKNOWN = ("contact slurm controller", "timed out", "zero bytes", "connection", "communication", "try again")
@@ -52,14 +72,14 @@ class Slurm:
         answer = ask(words, self._timeout_s)
         if answer.status != 0:
             raise QueueError(f"squeue: {answer.problem or f'exit status {answer.status}'}")
-        wanted, found = set(names), dict[str, Queued]()
+        wanted, queued = set(names), dict[str, Queued]()
         for line in answer.output.splitlines():
             name, job_id, state, reason = line.rsplit("|", 3)
-            if name in wanted and state not in _ENDED and not (name in found and found[name].running):
+            if name in wanted and state not in _ENDED and not (name in queued and queued[name].running):
                 waits = state in _HELD or (state == "PENDING" and reason.startswith(_STUCK))
                 stuck = reason if waits else ""
-                found[name] = Queued(job_id, state, state in _RUNNING, stuck)
-        return found
+                queued[name] = Queued(job_id, state, state in _RUNNING, stuck)
+        return queued
 
     def submit(self, script: Path, name: str, log: Path) -> str:
         """Submits a script. A second job of its name waits for the first (singleton), and Slurm never requeues it."""

@@ -128,8 +128,8 @@ def _selected(connection: Connection, selection: Selection) -> Iterator[Any]:
             values |= {name: key, content: value}
     if rounds := selection.rounds():
         conditions += _ROUND
-        (own, name), (member, _) = rounds
-        values |= {"own": own, "campaign": name, "member": member}
+        (campaign_tag, name), (member, _) = rounds
+        values |= {"own": campaign_tag, "campaign": name, "member": member}
     if selection.run_ids is None:
         yield from connection.execute(text(_RUNS + conditions), values)
         return
@@ -139,24 +139,24 @@ def _selected(connection: Connection, selection: Selection) -> Iterator[Any]:
 
 
 def _values(connection: Connection, table: str, run_ids: Sequence[str]) -> Mapping[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {run_id: {} for run_id in run_ids}
+    values: dict[str, dict[str, str]] = {run_id: {} for run_id in run_ids}
     for ids in _parts(run_ids):
         statement = text(f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN :ids")  # noqa: S608 own names
         for run_id, key, value in connection.execute(
             statement.bindparams(bindparam("ids", expanding=True)), {"ids": ids}
         ):
-            found[run_id][key] = value
-    return found
+            values[run_id][key] = value
+    return values
 
 
 def _latest(connection: Connection, run_ids: Sequence[str]) -> Mapping[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {run_id: {} for run_id in run_ids}
+    latest: dict[str, dict[str, float]] = {run_id: {} for run_id in run_ids}
     statement = text("SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN :ids")
     for ids in _parts(run_ids):
         rows = connection.execute(statement.bindparams(bindparam("ids", expanding=True)), {"ids": ids})
         for run_id, key, value, is_nan in rows:
-            found[run_id][key] = float("nan") if is_nan else value
-    return found
+            latest[run_id][key] = float("nan") if is_nan else value
+    return latest
 
 
 def _parts(items: Sequence[str]) -> Iterator[list[str]]:

@@ -41,7 +41,7 @@ def find_run(wanted: str, task: str, client: MlflowClient | None = None) -> pd.S
     if contract.is_run_id(wanted):
         return _row_of(_run_by_id(wanted, task, client), task)
     condition = f"tags.`{contract.TASK}` = '{task}'" + ("" if wanted == contract.LATEST else f" and {wanted}")
-    finished = [one for one in _searched(wanted, condition, client) if _is_result(one, wanted)]
+    finished = [run for run in _searched(wanted, condition, client) if _is_result(run, wanted)]
     if not finished:
         raise QueryError(f"run {wanted!r}: no finished run of task {task}{_known(task, client)}")
     if len(finished) > 1 and wanted != contract.LATEST:
@@ -65,7 +65,7 @@ def find_runs(wanted: str, task: str, client: MlflowClient | None = None) -> lis
     if wanted == contract.LATEST or all(contract.is_run_id(word) for word in words):
         return list(dict.fromkeys(str(find_run(word, task, client)["run_id"]) for word in words))
     condition = f"tags.`{contract.TASK}` = '{task}'" + ("" if wanted == contract.ALL else f" and {wanted}")
-    finished = [one.info.run_id for one in _searched(wanted, condition, client) if _is_result(one, wanted)]
+    finished = [run.info.run_id for run in _searched(wanted, condition, client) if _is_result(run, wanted)]
     if not finished:
         raise QueryError(f"runs {wanted!r}: no finished run of task {task}{_known(task, client)}")
     return finished[::-1]
@@ -85,7 +85,11 @@ def _searched(wanted: str, condition: str, client: MlflowClient) -> list[MlflowR
 def data_digests(run_id: str, client: MlflowClient | None = None) -> set[str]:
     """The sha-256 digests of everything a run has read."""
     inputs = (client or connection.current_store()).get_run(run_id).inputs
-    profiles = [json.loads(one.dataset.profile or "{}") for one in inputs.dataset_inputs] if inputs else []
+    profiles = (
+        [json.loads(dataset_input_.dataset.profile or "{}") for dataset_input_ in inputs.dataset_inputs]
+        if inputs
+        else []
+    )
     return {profile["sha256"] for profile in profiles if "sha256" in profile}
 
 
@@ -99,12 +103,14 @@ def model_version(uri: str, client: MlflowClient | None = None) -> tuple[str, st
     name, _, alias = uri.removeprefix("models:/").partition("@")
     name, _, version = (name, "", "") if alias else name.rpartition("/")
     try:
-        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+        version_of_model = (
+            client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+        )
     except MlflowException as error:
-        registered = {one.name: ", ".join(one.aliases) or "no alias" for one in client.search_registered_models()}
+        registered = {model.name: ", ".join(model.aliases) or "no alias" for model in client.search_registered_models()}
         there = "; ".join(f"{one} ({aliases})" for one, aliases in registered.items()) or "none"
         raise QueryError(f"{uri}: no such model; registered ones: {there}") from error
-    return str(found.run_id), str(found.version)
+    return str(version_of_model.run_id), str(version_of_model.version)
 
 
 def _run_by_id(run_id: str, task: str, client: MlflowClient) -> MlflowRun:
@@ -118,9 +124,9 @@ def _run_by_id(run_id: str, task: str, client: MlflowClient) -> MlflowRun:
         raise QueryError(
             f"run {run_id}: no such run in {ui_links.without_secrets(connection.tracking_uri())}{_known(task, client)}"
         )
-    found = run.data.tags.get(contract.TASK, "none of labtrail")
-    if found != task:
-        raise QueryError(f"run {run_id}: of task {found}, expected {task}{_known(task, client)}")
+    run_task = run.data.tags.get(contract.TASK, "none of labtrail")
+    if run_task != task:
+        raise QueryError(f"run {run_id}: of task {run_task}, expected {task}{_known(task, client)}")
     return run
 
 
@@ -146,19 +152,19 @@ def _is_result(run: MlflowRun, wanted: str = "") -> bool:
 def _known(task: str, client: MlflowClient) -> str:
     condition = f"tags.`{contract.TASK}` = '{task}'"
     runs = connection.search(client, condition, order_by=["attributes.start_time DESC"])
-    finished = [one for one in runs if _is_result(one)]
+    finished = [run for run in runs if _is_result(run)]
     return f"; finished ones: {_listed(finished)}" if finished else f"; no run of task {task} has finished yet"
 
 
 def _listed(runs: Sequence[MlflowRun]) -> str:
-    shown = ", ".join(f"{one.info.run_id} ({one.info.run_name})" for one in runs[:_SHOWN])
+    shown = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in runs[:_SHOWN])
     return shown + (f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else "")
 
 
 def artifact_names(run_id: str, folder: str, client: MlflowClient | None = None) -> list[str]:
     """Names of the artifacts directly in a folder of a run ("" is its root), sorted; empty if there is none."""
     listed = (client or connection.current_store()).list_artifacts(run_id, folder or None)
-    return sorted(Path(one.path).name for one in listed)
+    return sorted(Path(file_info.path).name for file_info in listed)
 
 
 def artifact(run_id: str, name: str, client: MlflowClient | None = None) -> Path:

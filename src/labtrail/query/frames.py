@@ -12,9 +12,9 @@ from labtrail.statistics import bootstrap_mean, holm, paired_t, t_interval
 
 def grouped(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
     """(values of the keys, rows that have them), by rising values; two keys or more."""
-    for key, own in frame.groupby(list(keys), sort=True):
+    for key, group in frame.groupby(list(keys), sort=True):
         assert isinstance(key, tuple)
-        yield key, own
+        yield key, group
 
 
 def varying(runs: pd.DataFrame, apart: Sequence[str] = ("cfg.seed",)) -> list[str]:
@@ -64,9 +64,9 @@ def over_seeds(runs: pd.DataFrame, metrics: Sequence[str], by: Sequence[str], le
         boot_low and boot_high (percentile bootstrap), and run_ids with spaces between them.
     """
     rows = []
-    for key, own in _groups(runs, by):
+    for key, group in _groups(runs, by):
         for metric in metrics:
-            known = own[own[metric].notna()] if metric in own else own.iloc[:0]
+            known = group[group[metric].notna()] if metric in group else group.iloc[:0]
             if len(known):
                 values = known[metric].to_numpy(float)
                 rows.append((*key, metric, *_spread(values, level), " ".join(known["run_id"])))
@@ -75,10 +75,10 @@ def over_seeds(runs: pd.DataFrame, metrics: Sequence[str], by: Sequence[str], le
 
 
 def _spread(values: np.ndarray, level: float) -> tuple[float, ...]:
-    found, boot = t_interval(values, level), bootstrap_mean(values, level=level)
+    interval, boot = t_interval(values, level), bootstrap_mean(values, level=level)
     deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-    ends = [float(one) for one in (found.low, found.high, boot.low, boot.high)]
-    return len(values), float(found.value), deviation, *ends
+    ends = [float(bound) for bound in (interval.low, interval.high, boot.low, boot.high)]
+    return len(values), float(interval.value), deviation, *ends
 
 
 def paired_differences(
@@ -103,8 +103,8 @@ def paired_differences(
     for name in wide.columns if against in wide else ():
         difference = (wide[name] - wide[against]).dropna().to_numpy(float)
         if name != against and len(difference):
-            found = t_interval(difference, level)
-            ends = float(found.value), float(found.low), float(found.high)
+            interval = t_interval(difference, level)
+            ends = float(interval.value), float(interval.low), float(interval.high)
             rows.append((name, len(difference), *ends, paired_t(difference)))
     table = pd.DataFrame(rows, columns=["group", "pairs", "difference", "low", "high", "p"])
     return table.assign(p_holm=holm(table["p"].to_numpy(float)))
@@ -115,5 +115,5 @@ def _groups(runs: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple[Any, 
     if not by:
         yield (), runs
         return
-    for key, own in runs.groupby(list(by), sort=False, dropna=False):
-        yield (key if isinstance(key, tuple) else (key,)), own
+    for key, group in runs.groupby(list(by), sort=False, dropna=False):
+        yield (key if isinstance(key, tuple) else (key,)), group

@@ -105,15 +105,15 @@ class Query:
 
     def _candidates(self) -> Sequence[Found]:
         database = open_database(self._client.tracking_uri)
-        found = database.runs(self.selection) if database else read_runs(self._client, self.selection)
+        candidates = database.runs(self.selection) if database else read_runs(self._client, self.selection)
         wanted = self.selection.run_ids
         if wanted is None:
-            return found
-        places = {run.run_id: run for run in found}
+            return candidates
+        places = {run.run_id: run for run in candidates}
         conditions = self.selection.tags or self.selection.params or self.selection.campaign
-        if not conditions and (missing := [one for one in wanted if one not in places]):
+        if not conditions and (missing := [run for run in wanted if run not in places]):
             raise QueryError(f"run {missing[0]}: no such run in {ui_links.without_secrets(self._client.tracking_uri)}")
-        return [places[one] for one in wanted if one in places]
+        return [places[run] for run in wanted if run in places]
 
     def runs(self) -> pd.DataFrame:
         """One row per run, oldest first: id, name, status, times, then tags, ``cfg.*`` params and last metrics."""
@@ -134,13 +134,13 @@ class Query:
         Raises:
             QueryError: there are runs, and none has such a metric; names near ones.
         """
-        found, known = self.found(), self.metrics()
+        runs, known = self.found(), self.metrics()
         names = list(dict.fromkeys(known if metrics is None else metrics))
-        for name in names if found else ():
+        for name in names if runs else ():
             require("metric", name, known)
-        database = open_database(self._client.tracking_uri) if found and names else None
-        ids = [run.run_id for run in found]
-        points = database.points(ids, names) if database else read_points(self._client, found, names)
+        database = open_database(self._client.tracking_uri) if runs and names else None
+        ids = [run.run_id for run in runs]
+        points = database.points(ids, names) if database else read_points(self._client, runs, names)
         return tidy(points, ids, names)
 
     def artifacts(self, folder: str = "") -> pd.DataFrame:
@@ -153,27 +153,29 @@ class Query:
     def models(self) -> pd.DataFrame:
         """Versions of registered models that came of these runs: name, version, aliases, run_id, source."""
         ids = {run.run_id for run in self.found()}
-        versions = [one for one in connection.all_pages(self._client.search_model_versions) if one.run_id in ids]
+        versions = [
+            all_page for all_page in connection.all_pages(self._client.search_model_versions) if all_page.run_id in ids
+        ]
         aliases = self._aliases() if versions else {}
         rows = [
             (
-                one.name,
-                int(one.version),
-                " ".join(aliases.get((one.name, int(one.version)), ())),
-                one.run_id,
-                one.source,
+                version.name,
+                int(version.version),
+                " ".join(aliases.get((version.name, int(version.version)), ())),
+                version.run_id,
+                version.source,
             )
-            for one in versions
+            for version in versions
         ]
         return pd.DataFrame(sorted(rows), columns=["name", "version", "aliases", "run_id", "source"])
 
     def _aliases(self) -> Mapping[tuple[str, int], Sequence[str]]:
         """Name and version of a registered model -> its aliases; a search for versions does not tell them."""
-        found: dict[tuple[str, int], list[str]] = {}
+        aliases: dict[tuple[str, int], list[str]] = {}
         for model in connection.all_pages(self._client.search_registered_models):
             for alias, version in sorted(model.aliases.items()):
-                found.setdefault((model.name, int(version)), []).append(alias)
-        return found
+                aliases.setdefault((model.name, int(version)), []).append(alias)
+        return aliases
 
     def summary(self) -> str:
         """How many runs were found and left out, in one line."""
@@ -202,9 +204,9 @@ def require(what: str, name: str, known: Sequence[str]) -> None:
 def read_runs(client: MlflowClient, selection: Selection) -> list[Found]:
     """As ``Database.runs``, by MLflow's public calls."""
     if selection.run_ids is not None:
-        runs = [run for one in selection.run_ids if (run := connection.run_of(client, one)) is not None]
-        own = [found_of(run) for run in runs if run.info.lifecycle_stage == "active"]
-        return oldest_first(run for run in own if _meets(run, selection))
+        runs = [run for run_id in selection.run_ids if (run := connection.run_of(client, run_id)) is not None]
+        rows = [found_of(run) for run in runs if run.info.lifecycle_stage == "active"]
+        return oldest_first(run for run in rows if _meets(run, selection))
     conditions = [f"tags.`{name}` = {ui_links.quoted(value)}" for name, value in selection.tags.items()]
     conditions += [f"params.`{name}` = {ui_links.quoted(value)}" for name, value in selection.params.items()]
     rounds = [
@@ -212,12 +214,14 @@ def read_runs(client: MlflowClient, selection: Selection) -> list[Found]:
         for key, value in selection.rounds()
     ]
     # The filter language knows no "or".
-    found = {
+    by_id = {
         run.info.run_id: found_of(run)
-        for one in rounds or [""]
-        for run in connection.search(client, " and ".join([*conditions, *([one] if one else [])]))
+        for round_condition in rounds or [""]
+        for run in connection.search(
+            client, " and ".join([*conditions, *([round_condition] if round_condition else [])])
+        )
     }
-    return oldest_first(found.values())
+    return oldest_first(by_id.values())
 
 
 def _meets(run: Found, selection: Selection) -> bool:
@@ -230,9 +234,16 @@ def found_of(run: MlflowRun) -> Found:
     """What MLflow's own object says of a run."""
     info, data = run.info, run.data
     return Found(
-        info.run_id, info.run_name or "", info.status, info.experiment_id, info.start_time, info.end_time, data.tags,
-        data.params, data.metrics,
-    )  # fmt: skip
+        info.run_id,
+        info.run_name or "",
+        info.status,
+        info.experiment_id,
+        info.start_time,
+        info.end_time,
+        data.tags,
+        data.params,
+        data.metrics,
+    )
 
 
 def read_points(client: MlflowClient, runs: Sequence[Found], metrics: Sequence[str]) -> Points:
@@ -267,8 +278,8 @@ def _rows_of(client: MlflowClient, run: Found, metrics: Sequence[str]) -> list[A
 
 
 def _files(client: MlflowClient, run_id: str, folder: str) -> Iterator[tuple[str, int]]:
-    for one in client.list_artifacts(run_id, folder or None):
-        if one.is_dir:
-            yield from _files(client, run_id, one.path)
+    for artifact in client.list_artifacts(run_id, folder or None):
+        if artifact.is_dir:
+            yield from _files(client, run_id, artifact.path)
         else:
-            yield one.path, int(one.file_size or 0)
+            yield artifact.path, int(artifact.file_size or 0)

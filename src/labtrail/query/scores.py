@@ -9,9 +9,28 @@ from typing import NamedTuple
 from labtrail import contract
 
 _SMALLER_IS_BETTER = (
-    "loss", "nll", "brier", "ece", "error", "perplexity", "bytes", "seconds", "time", "mib", "fraction", "distance",
-    "mae", "mse", "rmse", "wer", "cer", "latency", "energy", "regret", "memory",
-)  # fmt: skip
+    "loss",
+    "nll",
+    "brier",
+    "ece",
+    "error",
+    "perplexity",
+    "bytes",
+    "seconds",
+    "time",
+    "mib",
+    "fraction",
+    "distance",
+    "mae",
+    "mse",
+    "rmse",
+    "wer",
+    "cer",
+    "latency",
+    "energy",
+    "regret",
+    "memory",
+)
 _ENDS_OF_INTERVALS = ("_low", "_high")
 
 
@@ -33,10 +52,10 @@ class Direction(NamedTuple):
 
 def score_from_tags(tags: Iterable[object]) -> Direction | None:
     """The score that runs name in their tag ``labtrail.score`` (``maximize validation/accuracy``), if they agree."""
-    found = {tag for tag in tags if isinstance(tag, str)}
-    if len(found) != 1:
+    distinct = {tag for tag in tags if isinstance(tag, str)}
+    if len(distinct) != 1:
         return None
-    direction, _, metric = found.pop().partition(" ")
+    direction, _, metric = distinct.pop().partition(" ")
     return Direction(metric, direction == "maximize")
 
 
@@ -61,6 +80,6 @@ def headline(known: Sequence[str], score: Direction | None) -> list[str]:
     quantity = score.metric.rpartition("/")[2] if score else "accuracy"
     tests.sort(key=lambda name: (name != f"test/{quantity}", name))
     best = f"{contract.BEST_PREFIX}/{score.metric}" if score else ""
-    found = tests + ([best] if best in known else [])
+    names = tests + ([best] if best in known else [])
     apart = ("train/", "system/", f"{contract.BEST_PREFIX}/epoch", "campaign/")
-    return found or [name for name in known if not name.startswith(apart)]
+    return names or [name for name in known if not name.startswith(apart)]

@@ -101,10 +101,10 @@ def _refuse_in_the_way(export: Path, folder: Path) -> None:
 def _runs_of(campaign: str) -> Sequence[Found]:
     """All runs of a round, that of the campaign itself among them."""
     everything = Query().ended(*contract.ANY_END).with_archived().found()
-    own = [run for run in everything if _round_of(run) == campaign]
-    if not own:
+    members = [run for run in everything if _round_of(run) == campaign]
+    if not members:
         require("campaign", campaign, sorted({name for run in everything if (name := _round_of(run))}))
-    return own
+    return members
 
 
 def _round_of(run: Found) -> str:
@@ -140,7 +140,7 @@ def _whereabouts(campaign: str, runs: Sequence[Found], export: Path | None) -> s
     if export is not None:
         where.append(f"`{export}`: a copy of all runs with their artifacts; `labtrail restore` brings it back.")
     ids = " ".join(run.run_id for run in runs)
-    listed = "\n".join(f"- {one}" for one in where)
+    listed = "\n".join(f"- {line}" for line in where)
     hidden = f"<details><summary>Ids of all {len(runs)} runs</summary>\n\n{ids}\n\n</details>\n"
     return f"## Where everything is\n\n{listed}\n\n{hidden}"
 
@@ -180,8 +180,8 @@ def _export(run_ids: Sequence[str], target: Path) -> None:
 def _fill(run_ids: Sequence[str], folder: Path) -> None:
     _copy_runs(run_ids, folder.absolute())
     files = {str(path.relative_to(folder)): sha256_of(path) for path in _files(folder)}
-    told = {"format": _FORMAT, "folder": str(folder.absolute()), "sha256": files}
-    write_atomically(folder / _MANIFEST, (json.dumps(told, indent=1) + "\n").encode())
+    manifest = {"format": _FORMAT, "folder": str(folder.absolute()), "sha256": files}
+    write_atomically(folder / _MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def _files(folder: Path) -> list[Path]:
@@ -190,7 +190,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _copy_runs(run_ids: Sequence[str], folder: Path) -> None:
     source, target = connection.current_store(), connection.create_store(f"sqlite:///{folder / _DATABASE}")
-    names = {one.experiment_id: one.name for one in connection.all_experiments(source)}
+    names = {experiment.experiment_id: experiment.name for experiment in connection.all_experiments(source)}
     for experiment_id in {run.experiment_id for run in Query().ended(*contract.ANY_END).only(run_ids).found()}:
         connection.experiment_named(target, names[experiment_id], str(folder / "artifacts"))
     sync(source, target, set(run_ids))
@@ -238,7 +238,7 @@ def _opened(path: Path) -> Generator[Path]:
                 file.extractall(scratch, filter="data")
         except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise LabtrailError(f"{path}: cannot be unpacked: {error}") from error
-        folders = [one for one in Path(scratch).iterdir() if one.is_dir()]
+        folders = [path for path in Path(scratch).iterdir() if path.is_dir()]
         if len(folders) != 1:
             raise LabtrailError(f"{path}: is no export of a round; 'labtrail archive --export' writes one")
         yield folders[0]
@@ -247,14 +247,14 @@ def _opened(path: Path) -> Generator[Path]:
 def _checked(path: Path, folder: Path) -> Path:
     """The folder in which the export was made, once every file is found to be what the manifest says."""
     try:
-        told = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        version, before, digests = told["format"], Path(told["folder"]), dict(told["sha256"])
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        version, before, digests = manifest["format"], Path(manifest["folder"]), dict(manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LabtrailError(f"{path}: is no export of a round; 'labtrail archive --export' writes one") from error
     if version != _FORMAT:
         raise LabtrailError(f"{path}: its format is {version}, this version reads {_FORMAT}; use a newer labtrail")
-    found = {str(one.relative_to(folder)) for one in _files(folder)} - {_MANIFEST}
-    for name in sorted({*digests, *found, _DATABASE}):
+    names = {str(file.relative_to(folder)) for file in _files(folder)} - {_MANIFEST}
+    for name in sorted({*digests, *names, _DATABASE}):
         place = folder / name
         if name not in digests or place.is_symlink() or not place.is_file() or sha256_of(place) != digests[name]:
             raise LabtrailError(f"{path}: {name} is damaged, missing or foreign; nothing was restored")

@@ -51,38 +51,42 @@ def build(config: ReportConfig) -> Report:
     Raises:
         QueryError: as ``gather``.
     """
-    found = gather(config)
-    made = pictures(found)
-    against = config.against or found.names[0]
-    differences = paired_differences(found.runs, found.ranking.metric, "group", against, level=config.level)
-    words = _findings(found, differences, against, chosen=bool(config.against))
-    experiments = dict(zip(found.runs["run_id"], found.runs["experiment_id"], strict=True))
+    data = gather(config)
+    made = pictures(data)
+    against = config.against or data.names[0]
+    differences = paired_differences(data.runs, data.ranking.metric, "group", against, level=config.level)
+    words = _findings(data, differences, against, chosen=bool(config.against))
+    experiments = dict(zip(data.runs["run_id"], data.runs["experiment_id"], strict=True))
     sections = [
-        Section("Results", [words], table=_headline(found, config.level)),
-        *(Section(one.title, picture=one) for one in made),
-        *_comparison(differences, against, found.ranking.metric, config),
-        *_unfinished(found),
-        Section("Runs", table=_runs(found)),
-        Section("Settings that all runs share", table=_constants(found)),
+        Section("Results", [words], table=_headline(data, config.level)),
+        *(Section(picture.title, picture=picture) for picture in made),
+        *_comparison(differences, against, data.ranking.metric, config),
+        *_unfinished(data),
+        Section("Runs", table=_runs(data)),
+        Section("Settings that all runs share", table=_constants(data)),
     ]
-    title = f"{config.campaign or config.task}: {len(found.runs)} runs"
+    title = f"{config.campaign or config.task}: {len(data.runs)} runs"
     tables = {
-        "groups": found.groups,
-        "runs": found.runs,
-        "unfinished": found.unfinished,
+        "groups": data.groups,
+        "runs": data.runs,
+        "unfinished": data.unfinished,
         "paired_differences": differences,
-        "best_and_last": best_last_table(found),
+        "best_and_last": best_last_table(data),
     }
-    best = found.groups[found.groups["metric"] == found.ranking.metric]["mean"]
+    best = data.groups[data.groups["metric"] == data.ranking.metric]["mean"]
     return Report(
-        html=page(title, _about(found), sections, experiments),
+        html=page(title, _about(data), sections, experiments),
         sections=sections,
         figures=files_of(made),
         tables={f"tables/{name}.csv": table for name, table in tables.items()},
-        metrics={"report/runs": float(len(found.runs)), "report/unfinished": float(len(found.unfinished)),
-                 "report/groups": float(len(found.names)), "report/best_mean": float(best.iloc[0])},
+        metrics={
+            "report/runs": float(len(data.runs)),
+            "report/unfinished": float(len(data.unfinished)),
+            "report/groups": float(len(data.names)),
+            "report/best_mean": float(best.iloc[0]),
+        },
         summary=words,
-    )  # fmt: skip
+    )
 
 
 def refresh(campaign: str, folder: Path) -> Path | None:
@@ -94,17 +98,17 @@ def refresh(campaign: str, folder: Path) -> Path | None:
     return target
 
 
-def _about(found: Gathered) -> str:
+def _about(data: Gathered) -> str:
     """What was run, where and when, in one paragraph."""
-    runs = found.runs
+    runs = data.runs
     tasks = ", ".join(sorted(runs[contract.TASK].unique()))
-    days = sorted({f"{one:%Y-%m-%d}" for one in pd.to_datetime(runs["started"], utc=True)})
+    days = sorted({f"{moment:%Y-%m-%d}" for moment in pd.to_datetime(runs["started"], utc=True)})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    commits = sorted({str(one)[:10] for one in runs.get(contract.GIT_COMMIT, pd.Series(dtype=object)).dropna()})
-    devices = sorted({str(one) for one in runs.get(contract.DEVICE, pd.Series(dtype=object)).dropna()})
-    parts = [f"{len(runs)} finished runs of {tasks} in {len(found.names)} groups, started {when}."]
-    if found.left_out:
-        parts.append(f"Left out: {found.left_out}.")
+    commits = sorted({str(commit)[:10] for commit in runs.get(contract.GIT_COMMIT, pd.Series(dtype=object)).dropna()})
+    devices = sorted({str(device) for device in runs.get(contract.DEVICE, pd.Series(dtype=object)).dropna()})
+    parts = [f"{len(runs)} finished runs of {tasks} in {len(data.names)} groups, started {when}."]
+    if data.left_out:
+        parts.append(f"Left out: {data.left_out}.")
     if devices:
         parts.append(f"Run on {', '.join(devices[:3])}{' and others' if len(devices) > 3 else ''}.")
     if commits:
@@ -112,11 +116,11 @@ def _about(found: Gathered) -> str:
     return " ".join(parts)
 
 
-def _findings(found: Gathered, differences: pd.DataFrame, against: str, *, chosen: bool) -> str:
+def _findings(data: Gathered, differences: pd.DataFrame, against: str, *, chosen: bool) -> str:
     """The result in words, with what it does not tell; only a group chosen beforehand can be tested against."""
-    ranked = found.groups[found.groups["metric"] == found.ranking.metric]
+    ranked = data.groups[data.groups["metric"] == data.ranking.metric]
     best = ranked.iloc[0]
-    words = f"Best by {found.ranking.metric} ({found.ranking.words}): {best['group']}, {best['mean']:.4g}"
+    words = f"Best by {data.ranking.metric} ({data.ranking.words}): {best['group']}, {best['mean']:.4g}"
     if pd.notna(best["low"]):
         words += f" [{best['low']:.4g}, {best['high']:.4g}] over {best['runs']} runs."
     else:
@@ -126,8 +130,8 @@ def _findings(found: Gathered, differences: pd.DataFrame, against: str, *, chose
         clear = int((differences["p_holm"] < _SIGNIFICANT).sum())
         words += f" {clear} of {int(tested.sum())} groups that can be tested differ from {against} over paired seeds"
         words += " (Holm's correction)."
-    if found.pooled:
-        words += f" Runs of a group differ in {', '.join(found.pooled)}: intervals are not those of repeats."
+    if data.pooled:
+        words += f" Runs of a group differ in {', '.join(data.pooled)}: intervals are not those of repeats."
     few = statistics.median(ranked["runs"])
     if few < 3:
         words += f" With {few:g} runs a group, intervals are wide and tests have little power."
@@ -142,30 +146,32 @@ def _number(value: float) -> str:
     return "" if pd.isna(value) else f"{value:.4g}"
 
 
-def _headline(found: Gathered, level: float) -> Table:
+def _headline(data: Gathered, level: float) -> Table:
     """Groups by metrics, each a mean with its interval."""
-    wide = {key: own.set_index("metric") for key, own in found.groups.groupby("group", sort=False)}
+    wide = {key: own.set_index("metric") for key, own in data.groups.groupby("group", sort=False)}
     rows = []
-    for name in found.names[:_MOST_ROWS]:
-        own = wide[name]
-        cells = [Cell(str(name)), _count(own)]
-        for metric in found.metrics:
-            if metric not in own.index:
+    for name in data.names[:_MOST_ROWS]:
+        column = wide[name]
+        cells = [Cell(str(name)), _count(column)]
+        for metric in data.metrics:
+            if metric not in column.index:
                 cells.append(Cell(""))
                 continue
-            row = own.loc[metric]
+            row = column.loc[metric]
             small = f"[{_number(row['low'])}, {_number(row['high'])}]" if pd.notna(row["low"]) else ""
             cells.append(Cell(_number(row["mean"]), float(row["mean"]), small))
-        rows.append(Row(cells, best=name == found.names[0]))
-    more = len(found.names) - len(rows)
-    caption = f"Means with {level:.0%} t intervals {found.repeats}; bootstrap intervals stand in tables/groups.csv."
+        rows.append(Row(cells, best=name == data.names[0]))
+    more = len(data.names) - len(rows)
+    caption = f"Means with {level:.0%} t intervals {data.repeats}; bootstrap intervals stand in tables/groups.csv."
     if more:
-        caption += f" The best {len(rows)} of {len(found.names)} groups; all are in that table."
-    return Table(caption, [Column("group"), Column("runs", True), *(Column(one, True) for one in found.metrics)], rows)
+        caption += f" The best {len(rows)} of {len(data.names)} groups; all are in that table."
+    return Table(
+        caption, [Column("group"), Column("runs", True), *(Column(metric, True) for metric in data.metrics)], rows
+    )
 
 
-def _count(own: pd.DataFrame) -> Cell:
-    count = int(own["runs"].max())
+def _count(group_runs: pd.DataFrame) -> Cell:
+    count = int(group_runs["runs"].max())
     return Cell(str(count), float(count))
 
 
@@ -174,12 +180,20 @@ def _comparison(differences: pd.DataFrame, against: str, metric: str, config: Re
         return []
     ordered = differences.sort_values("difference", key=abs, ascending=False).head(_MOST_ROWS)
     rows = [
-        Row([Cell(str(one["group"])), Cell(str(one["pairs"]), float(one["pairs"])),
-             Cell(f"{one['difference']:+.4g}", float(one["difference"]),
-                  f"[{one['low']:+.4g}, {one['high']:+.4g}]" if pd.notna(one["low"]) else ""),
-             Cell(_number(one["p_holm"]), None if pd.isna(one["p_holm"]) else float(one["p_holm"]))])
-        for one in differences.loc[ordered.index].to_dict("records")
-    ]  # fmt: skip
+        Row(
+            [
+                Cell(str(row["group"])),
+                Cell(str(row["pairs"]), float(row["pairs"])),
+                Cell(
+                    f"{row['difference']:+.4g}",
+                    float(row["difference"]),
+                    f"[{row['low']:+.4g}, {row['high']:+.4g}]" if pd.notna(row["low"]) else "",
+                ),
+                Cell(_number(row["p_holm"]), None if pd.isna(row["p_holm"]) else float(row["p_holm"])),
+            ]
+        )
+        for row in differences.loc[ordered.index].to_dict("records")
+    ]
     columns = [Column("group"), Column("pairs", True), Column(metric, True), Column("p (Holm)", True)]
     caption = (
         f"Differences from {against} over equal seeds, with {config.level:.0%} t intervals; at most {_MOST_ROWS} rows."
@@ -189,26 +203,28 @@ def _comparison(differences: pd.DataFrame, against: str, metric: str, config: Re
     return [Section(f"Differences from {against}", table=Table(caption, columns, rows))]
 
 
-def _unfinished(found: Gathered) -> list[Section]:
+def _unfinished(data: Gathered) -> list[Section]:
     """What did not finish, and why."""
-    if found.unfinished.empty:
+    if data.unfinished.empty:
         return []
     rows = []
-    for run in found.unfinished.head(_MOST_ROWS).to_dict("records"):
+    for run in data.unfinished.head(_MOST_ROWS).to_dict("records"):
         reason = run.get(contract.STATUS_REASON)
-        told = reason if isinstance(reason, str) else "" if run["status"] in contract.OPEN else "no reason was left"
-        cells = [_run_link(run), Cell(run["status"]), Cell(told), Cell(_text(run.get(contract.ATTEMPTS)))]
+        reason_text = (
+            reason if isinstance(reason, str) else "" if run["status"] in contract.OPEN else "no reason was left"
+        )
+        cells = [_run_link(run), Cell(run["status"]), Cell(reason_text), Cell(_text(run.get(contract.ATTEMPTS)))]
         rows.append(Row(cells))
-    counts = ", ".join(f"{count} {name.lower()}" for name, count in found.unfinished["status"].value_counts().items())
+    counts = ", ".join(f"{count} {name.lower()}" for name, count in data.unfinished["status"].value_counts().items())
     columns = [Column("run"), Column("end"), Column("reason"), Column("attempts")]
     return [Section("Runs that did not finish", table=Table(f"{counts}; at most {_MOST_ROWS} rows.", columns, rows))]
 
 
-def _runs(found: Gathered) -> Table:
-    minutes = wall_minutes(found.runs)
-    metrics = list(found.metrics)
+def _runs(data: Gathered) -> Table:
+    minutes = wall_minutes(data.runs)
+    metrics = list(data.metrics)
     rows = []
-    for place, run in found.runs.iterrows():
+    for place, run in data.runs.iterrows():
         cells = [_run_link(run), Cell(str(run["group"])), Cell(_text(run.get(f"{contract.CONFIG_PREFIX}seed")))]
         cells += [Cell(_number(run[name]), None if pd.isna(run[name]) else float(run[name])) for name in metrics]
         spent = float(minutes[place])
@@ -223,10 +239,10 @@ def _run_link(run: Mapping[str, Any] | pd.Series) -> Cell:
     return Cell(str(run["name"]), link=where)
 
 
-def _constants(found: Gathered) -> Table:
-    varied = set(varying(found.runs, apart=()))
-    own = [name for name in found.runs if str(name).startswith(contract.CONFIG_PREFIX) and name not in varied]
-    shared = [name for name in own if found.runs[name].notna().all()]
-    values = {name.removeprefix(contract.CONFIG_PREFIX): found.runs[name] for name in shared}
+def _constants(data: Gathered) -> Table:
+    varied = set(varying(data.runs, apart=()))
+    keys = [name for name in data.runs if str(name).startswith(contract.CONFIG_PREFIX) and name not in varied]
+    shared = [name for name in keys if data.runs[name].notna().all()]
+    values = {name.removeprefix(contract.CONFIG_PREFIX): data.runs[name] for name in shared}
     rows: Sequence[Row] = [Row([Cell(key), Cell(str(one.iloc[0]))]) for key, one in sorted(values.items())]
     return Table("Config values, in full in each run's config.yaml.", [Column("key"), Column("value")], rows, False)

@@ -32,8 +32,8 @@ def moment_of(text: str, now: datetime) -> datetime:
     Raises:
         ConfigError: neither, or not in the past.
     """
-    if found := re.fullmatch(r"(\d{1,4})([hdw])", text):
-        return now - timedelta(**{_UNITS[found[2]]: int(found[1])})
+    if match := re.fullmatch(r"(\d{1,4})([hdw])", text):
+        return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
         day = datetime.fromisoformat(text)
     except ValueError:
@@ -74,15 +74,15 @@ def _sections(runs: pd.DataFrame, metrics: Sequence[str], since: datetime, commi
         Section("New figures", table=_figures(ended)),
         Section("Changes to the code", commits or ["None, or this is no git checkout."]),
     ]
-    return [one for one in made if one.words or (one.table and one.table.rows)]
+    return [section for section in made if section.words or (section.table and section.table.rows)]
 
 
 def _about(runs: pd.DataFrame, since: datetime) -> str:
     started, ended = runs["started"] >= since, runs["ended"] >= since
     counts = {name.lower(): int((ended & (runs["status"] == name)).sum()) for name in _ENDS}
-    told = ", ".join(f"{count} {name}" for name, count in counts.items())
+    words = ", ".join(f"{count} {name}" for name, count in counts.items())
     still = int(runs["status"].isin(contract.OPEN).sum())
-    return f"{int(started.sum())} runs started, {told}; {still} still open."
+    return f"{int(started.sum())} runs started, {words}; {still} still open."
 
 
 def _work(runs: pd.DataFrame, since: datetime) -> Table:
@@ -90,14 +90,14 @@ def _work(runs: pd.DataFrame, since: datetime) -> Table:
     campaigns = runs.get(contract.CAMPAIGN, pd.Series(dtype=object)).reindex(runs.index).fillna("")
     frame = runs.assign(campaign=campaigns)
     rows = []
-    for (task, campaign), own in grouped(frame, [contract.TASK, "campaign"]):
-        started, ended = own["started"] >= since, own["ended"] >= since
+    for (task, campaign), group in grouped(frame, [contract.TASK, "campaign"]):
+        started, ended = group["started"] >= since, group["ended"] >= since
         if not (started | ended).any():
             continue
-        hours = (own["ended"] - own["started"])[ended].dt.total_seconds().sum() / 3600
-        counts = [int(started.sum()), *(int((ended & (own["status"] == name)).sum()) for name in _ENDS)]
-        numbers = [*map(float, counts), float(own["status"].isin(contract.OPEN).sum()), hours]
-        rows.append(Row([Cell(str(task)), Cell(str(campaign)), *(Cell(f"{one:.3g}", one) for one in numbers)]))
+        hours = (group["ended"] - group["started"])[ended].dt.total_seconds().sum() / 3600
+        counts = [int(started.sum()), *(int((ended & (group["status"] == name)).sum()) for name in _ENDS)]
+        numbers = [*map(float, counts), float(group["status"].isin(contract.OPEN).sum()), hours]
+        rows.append(Row([Cell(str(task)), Cell(str(campaign)), *(Cell(f"{number:.3g}", number) for number in numbers)]))
     titles = ["started", "finished", "failed", "killed", "open", "hours of ended runs"]
     columns = [Column("task"), Column("campaign"), *(Column(name, True) for name in titles)]
     return Table("", columns, rows)
@@ -105,10 +105,10 @@ def _work(runs: pd.DataFrame, since: datetime) -> Table:
 
 def _best(runs: pd.DataFrame, metrics: Sequence[str], since: datetime) -> Table:
     """For each task and data set, the best finished run before and now."""
-    own = runs[(runs["status"] == "FINISHED") & ~runs[contract.TASK].isin(contract.ABOUT_RUNS)]
-    own = own.assign(data=[_data(row) for row in own.to_dict("records")])
+    finished = runs[(runs["status"] == "FINISHED") & ~runs[contract.TASK].isin(contract.ABOUT_RUNS)]
+    finished = finished.assign(data=[_data(row) for row in finished.to_dict("records")])
     rows = []
-    for (task, data), part in grouped(own, [contract.TASK, "data"]):
+    for (task, data), part in grouped(finished, [contract.TASK, "data"]):
         known = [name for name in metrics if part[name].notna().any()]
         score = scores.score_from_tags(part.get(contract.SCORE, ()))
         names = scores.headline(known, score)
@@ -131,8 +131,8 @@ def _best_row(task: str, data: str, metric: scores.Direction, best: pd.Series, b
     now = float(best[metric.metric])
     earlier = metric.best(before[metric.metric]) if len(before) else None
     better = earlier is None or (now > earlier if metric.larger else now < earlier)
-    told = Cell("none", None) if earlier is None else Cell(f"{earlier:.4g}", earlier)
-    cells = [Cell(task), Cell(data), Cell(metric.metric), told, Cell(f"{now:.4g}", now, "new" if better else "")]
+    cell = Cell("none", None) if earlier is None else Cell(f"{earlier:.4g}", earlier)
+    cells = [Cell(task), Cell(data), Cell(metric.metric), cell, Cell(f"{now:.4g}", now, "new" if better else "")]
     return Row([*cells, _run_cell(best)], best=better)
 
 
@@ -146,9 +146,16 @@ def _failures(ended: pd.DataFrame) -> Table:
     rows = []
     for row in bad.head(_MOST_ROWS).to_dict("records"):
         reason = row.get(contract.STATUS_REASON)
-        told = reason if isinstance(reason, str) else "no reason was left"
+        reason_text = reason if isinstance(reason, str) else "no reason was left"
         rows.append(
-            Row([_run_cell(row), Cell(str(row[contract.TASK])), Cell(f"{row['ended']:%Y-%m-%d %H:%M}"), Cell(told)])
+            Row(
+                [
+                    _run_cell(row),
+                    Cell(str(row[contract.TASK])),
+                    Cell(f"{row['ended']:%Y-%m-%d %H:%M}"),
+                    Cell(reason_text),
+                ]
+            )
         )
     return Table(
         _at_most(len(bad), "The newest first."), [Column(name) for name in ("run", "task", "ended", "reason")], rows

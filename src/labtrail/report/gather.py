@@ -97,8 +97,8 @@ def _named(config: ReportConfig) -> dict[str, str]:
 
 
 def _campaigns() -> str:
-    found = Query().ended(*contract.ANY_END).with_archived().found()
-    return ", ".join(sorted({run.tags[contract.CAMPAIGN] for run in found if contract.CAMPAIGN in run.tags})) or "none"
+    runs = Query().ended(*contract.ANY_END).with_archived().found()
+    return ", ".join(sorted({run.tags[contract.CAMPAIGN] for run in runs if contract.CAMPAIGN in run.tags})) or "none"
 
 
 def gather(config: ReportConfig) -> Gathered:
@@ -142,10 +142,10 @@ def _ranking(config: ReportConfig, known: Sequence[str], score: Direction | None
     if config.metric:
         require("metric", config.metric, known)
         return scores.direction_of(config.metric, score)
-    found = scores.headline(known, score)
-    if not found:
+    names = scores.headline(known, score)
+    if not names:
         raise QueryError("the runs have no metric to rank them by; name one with --metric")
-    return scores.direction_of(found[0].removeprefix(f"{contract.BEST_PREFIX}/"), score)._replace(metric=found[0])
+    return scores.direction_of(names[0].removeprefix(f"{contract.BEST_PREFIX}/"), score)._replace(metric=names[0])
 
 
 def _keys(config: ReportConfig, runs: pd.DataFrame) -> list[str]:
@@ -183,8 +183,8 @@ def _pooled(runs: pd.DataFrame) -> list[str]:
 
 def _ranked(groups: pd.DataFrame, ranking: Direction) -> pd.DataFrame:
     """The rows of the best group first; groups without the metric last."""
-    own = groups[groups["metric"] == ranking.metric].set_index("group")["mean"]
-    places = own.rank(ascending=not ranking.larger, method="first")
+    means = groups[groups["metric"] == ranking.metric].set_index("group")["mean"]
+    places = means.rank(ascending=not ranking.larger, method="first")
     ordered = groups.assign(_place=groups["group"].map(places).fillna(len(places) + 1))
     return ordered.sort_values("_place", kind="stable").drop(columns="_place").reset_index(drop=True)
 

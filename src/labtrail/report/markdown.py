@@ -13,9 +13,13 @@ def markdown(title: str, about: str, sections: Sequence[Section]) -> str:
         sections: as for ``page``.
     """
     parts = [f"# {_plain(title)}", _plain(about)]
-    for one in sections:
-        if one.words or one.table:
-            parts += [f"## {_plain(one.title)}", *map(_plain, one.words), *([_table(one.table)] if one.table else [])]
+    for section in sections:
+        if section.words or section.table:
+            parts += [
+                f"## {_plain(section.title)}",
+                *map(_plain, section.words),
+                *([_table(section.table)] if section.table else []),
+            ]
     return "\n\n".join(part for part in parts if part)
 
 

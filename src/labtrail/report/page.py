@@ -98,8 +98,8 @@ def page(title: str, about: str, sections: Sequence[Section], experiments: Mappi
 
 
 def _shown(number: int, section: Section, experiments: Mapping[str, str]) -> _Shown:
-    told = None if section.picture is None else _told(section.picture, experiments)
-    return _Shown(f"section-{number}", section.title, section.words, told, section.table)
+    words = None if section.picture is None else _told(section.picture, experiments)
+    return _Shown(f"section-{number}", section.title, section.words, words, section.table)
 
 
 def _told(picture: Picture, experiments: Mapping[str, str]) -> Mapping[str, object]:
@@ -107,7 +107,7 @@ def _told(picture: Picture, experiments: Mapping[str, str]) -> Mapping[str, obje
         "image": _embedded(picture.figure),
         "caption": picture.caption,
         "run_ids": picture.run_ids,
-        "link": ui_links.these_runs(ui_links.base(), {one: experiments[one] for one in picture.run_ids}),
+        "link": ui_links.these_runs(ui_links.base(), {run_id: experiments[run_id] for run_id in picture.run_ids}),
     }
 
 

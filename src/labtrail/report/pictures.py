@@ -40,18 +40,18 @@ class Picture:
         self.run_ids = list(dict.fromkeys(run_ids))
 
 
-def pictures(found: Gathered) -> list[Picture]:
+def pictures(data: Gathered) -> list[Picture]:
     """All that the runs have something to draw for."""
-    made = [ranking(found), over_key(found), curves(found), heat(found), best_and_last(found), cost(found)]
-    return [one for one in made if one is not None]
+    made = [ranking(data), over_key(data), curves(data), heat(data), best_and_last(data), cost(data)]
+    return [picture for picture in made if picture is not None]
 
 
-def ranking(found: Gathered) -> Picture:
+def ranking(data: Gathered) -> Picture:
     """Groups with their intervals and their single runs, the best on top."""
-    metric = found.ranking.metric
-    names = found.names[:_MOST_ROWS]
-    table = found.groups[found.groups["metric"] == metric].set_index("group")
-    shown = found.runs[found.runs["group"].isin(names) & found.runs[metric].notna()]
+    metric = data.ranking.metric
+    names = data.names[:_MOST_ROWS]
+    table = data.groups[data.groups["metric"] == metric].set_index("group")
+    shown = data.runs[data.runs["group"].isin(names) & data.runs[metric].notna()]
     reach = _reach(shown[metric])
     figure = Figure(figsize=(7.2, 0.28 * len(names) + 1.3), layout="constrained")
     axis = figure.subplots()
@@ -59,8 +59,8 @@ def ranking(found: Gathered) -> Picture:
         if name not in table.index:
             continue
         row = table.loc[name]
-        own = found.runs.loc[found.runs["group"] == name, metric]
-        axis.plot(own, np.full(len(own), place), "|", color="0.55", markersize=9)
+        group_values = data.runs.loc[data.runs["group"] == name, metric]
+        axis.plot(group_values, np.full(len(group_values), place), "|", color="0.55", markersize=9)
         if np.isfinite([row["low"], row["high"]]).all():
             axis.plot([row["low"], row["high"]], [place, place], color=COLOURS[0], linewidth=2)
             _mark_cut(axis, reach, row["low"], row["high"], place)
@@ -68,11 +68,11 @@ def ranking(found: Gathered) -> Picture:
     _rows(axis, names)
     axis.set_xlim(reach)
     axis.set_xlabel(metric)
-    more = f" The best {len(names)} of {len(found.names)} groups." if len(found.names) > len(names) else ""
+    more = f" The best {len(names)} of {len(data.names)} groups." if len(data.names) > len(names) else ""
     best = f"{names[0]} is best with {table['mean'].iloc[0]:.4g}" if len(table) else ""
     caption = (
-        f"Dots: means. Bars: t intervals {found.repeats}, with an arrow where they go on. Ticks: single runs. {best} "
-        f"({found.ranking.words}).{more}"
+        f"Dots: means. Bars: t intervals {data.repeats}, with an arrow where they go on. Ticks: single runs. {best} "
+        f"({data.ranking.words}).{more}"
     )
     return Picture("ranking", f"{metric} by group", caption, figure, shown["run_id"])
 
@@ -104,40 +104,45 @@ def _short(name: str, longest: int = 60) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
-def over_key(found: Gathered) -> Picture | None:
+def over_key(data: Gathered) -> Picture | None:
     """The ranking metric over the one number that was varied, a line for each combination of the rest."""
-    numbers = {key: _numbers(found.runs[f"{CONFIG_PREFIX}{key}"]) for key in found.keys}
+    numbers = {key: _numbers(data.runs[f"{CONFIG_PREFIX}{key}"]) for key in data.keys}
     swept = {key: values for key, values in numbers.items() if values is not None and values.nunique() >= _LEAST_SWEPT}
     if not swept:
         return None
     key = max(swept, key=lambda name: swept[name].nunique())
-    others = [f"{CONFIG_PREFIX}{other}" for other in found.keys if other != key]
-    others += [contract.TASK] if found.runs[contract.TASK].nunique() > 1 else []
-    rest = group_names(found.runs.fillna(dict.fromkeys(others, NOT_SET)), others).replace("", "all")
-    frame = pd.DataFrame({"x": swept[key], "y": found.runs[found.ranking.metric], "line": rest}).dropna()
+    others = [f"{CONFIG_PREFIX}{other}" for other in data.keys if other != key]
+    others += [contract.TASK] if data.runs[contract.TASK].nunique() > 1 else []
+    rest = group_names(data.runs.fillna(dict.fromkeys(others, NOT_SET)), others).replace("", "all")
+    frame = pd.DataFrame({"x": swept[key], "y": data.runs[data.ranking.metric], "line": rest}).dropna()
     counts = frame.groupby("line")["x"].nunique()
     lines = [name for name in counts.index if counts[name] > 1]
     if not lines:
         return None
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axis = figure.subplots()
-    order = sorted(lines, key=lambda name: frame.loc[frame["line"] == name, "y"].mean(), reverse=found.ranking.larger)
+    order = sorted(lines, key=lambda name: frame.loc[frame["line"] == name, "y"].mean(), reverse=data.ranking.larger)
     for place, name in enumerate(order):
         _line(axis, frame[frame["line"] == name], place, name)
-    axis.set(xlabel=key, ylabel=found.ranking.metric)
+    axis.set(xlabel=key, ylabel=data.ranking.metric)
     axis.set_ylim(_reach(frame.loc[frame["line"].isin(lines), "y"]))
     axis.grid(alpha=0.3)
     if len(lines) > 1:
         figure.legend(loc="outside right center", frameon=False, fontsize=8)
-    caption = f"Means {found.repeats} with t intervals, cut off at the ends of the axis; {len(lines)} lines over {key}."
+    caption = f"Means {data.repeats} with t intervals, cut off at the ends of the axis; {len(lines)} lines over {key}."
     if len(lines) > _MOST_LINES:
         caption += f" The best {_MOST_LINES} in colour, the others grey."
-    return Picture("swept", f"{found.ranking.metric} over {key}", caption, figure,
-                   found.runs.loc[frame.index[frame["line"].isin(lines)], "run_id"])  # fmt: skip
+    return Picture(
+        "swept",
+        f"{data.ranking.metric} over {key}",
+        caption,
+        figure,
+        data.runs.loc[frame.index[frame["line"].isin(lines)], "run_id"],
+    )
 
 
-def _line(axis: Axes, own: pd.DataFrame, place: int, name: str) -> None:
-    groups = [(x, t_interval(part["y"].to_numpy(float))) for x, part in own.groupby("x")]
+def _line(axis: Axes, group: pd.DataFrame, place: int, name: str) -> None:
+    groups = [(x, t_interval(part["y"].to_numpy(float))) for x, part in group.groupby("x")]
     x = np.array([one for one, _ in groups], dtype=float)
     value = np.array([float(one.value) for _, one in groups])
     reach = np.nan_to_num([float(one.high - one.value) for _, one in groups])
@@ -145,75 +150,89 @@ def _line(axis: Axes, own: pd.DataFrame, place: int, name: str) -> None:
         axis.plot(x, value, color=_GREY, linewidth=0.8, zorder=1)
         return
     axis.errorbar(
-        x, value, reach, label=_short(name, 40), color=COLOURS[place], linestyle=_STYLES[place],
-        marker=_MARKERS[place], markersize=5, capsize=2, linewidth=1.2,
-    )  # fmt: skip
+        x,
+        value,
+        reach,
+        label=_short(name, 40),
+        color=COLOURS[place],
+        linestyle=_STYLES[place],
+        marker=_MARKERS[place],
+        markersize=5,
+        capsize=2,
+        linewidth=1.2,
+    )
 
 
 def _numbers(values: pd.Series) -> pd.Series | None:
     """The values of a swept quantity; None if one of them is no number, or they are switches."""
-    found = pd.to_numeric(values, errors="coerce")
-    return None if (found.isna() & values.notna()).any() else found
+    numbers = pd.to_numeric(values, errors="coerce")
+    return None if (numbers.isna() & values.notna()).any() else numbers
 
 
-def curves(found: Gathered) -> Picture | None:
+def curves(data: Gathered) -> Picture | None:
     """Means over repeats by epoch with the range of single runs, the best groups in colour."""
-    metrics = list(dict.fromkeys(found.curves["metric"]))[:_MOST_PANELS]
+    metrics = list(dict.fromkeys(data.curves["metric"]))[:_MOST_PANELS]
     if not metrics:
         return None
     figure = Figure(figsize=(4.0 * len(metrics) + 0.4, 3.8), layout="constrained")
     for axis, metric in zip(np.atleast_1d(figure.subplots(1, len(metrics))), metrics, strict=True):
-        own = found.curves[found.curves["metric"] == metric]
-        for place, name in reversed(list(enumerate(found.names))):
-            _curve(axis, own[own["group"] == name], place, name)
+        metric_curves = data.curves[data.curves["metric"] == metric]
+        for place, name in reversed(list(enumerate(data.names))):
+            _curve(axis, metric_curves[metric_curves["group"] == name], place, name)
         axis.set(xlabel="epoch", ylabel=metric)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    caption = f"Means {found.repeats}, as far as all runs of a group go; shaded: from the lowest to the highest run."
-    if len(found.names) > _MOST_LINES:
-        caption += f" The best {_MOST_LINES} groups in colour, {len(found.names) - _MOST_LINES} others grey."
-    shown = found.curves[found.curves["metric"].isin(metrics)]
+    caption = f"Means {data.repeats}, as far as all runs of a group go; shaded: from the lowest to the highest run."
+    if len(data.names) > _MOST_LINES:
+        caption += f" The best {_MOST_LINES} groups in colour, {len(data.names) - _MOST_LINES} others grey."
+    shown = data.curves[data.curves["metric"].isin(metrics)]
     return Picture("curves", "Learning curves by group", caption, figure, shown["run_id"])
 
 
-def _curve(axis: Axes, own: pd.DataFrame, place: int, name: str) -> None:
-    if not len(own):
+def _curve(axis: Axes, group: pd.DataFrame, place: int, name: str) -> None:
+    if not len(group):
         return
-    over = own.groupby("step")["value"].agg(["mean", "min", "max", "count"])
+    over = group.groupby("step")["value"].agg(["mean", "min", "max", "count"])
     # Where some have stopped, a mean would be that of whoever is left.
     over = over[over["count"] == over["count"].max()]
     if place >= _MOST_LINES:
         axis.plot(over.index, over["mean"], color=_GREY, linewidth=0.6, zorder=1)
         return
-    axis.plot(over.index, over["mean"], label=_short(name, 40), color=COLOURS[place], linestyle=_STYLES[place],
-              linewidth=1.3)  # fmt: skip
+    axis.plot(
+        over.index, over["mean"], label=_short(name, 40), color=COLOURS[place], linestyle=_STYLES[place], linewidth=1.3
+    )
     axis.fill_between(over.index, over["min"], over["max"], color=COLOURS[place], alpha=0.15, linewidth=0)
 
 
-def heat(found: Gathered) -> Picture | None:
+def heat(data: Gathered) -> Picture | None:
     """The ranking metric by the two keys with the most values, mean over everything else."""
-    sizes = {key: found.runs[f"{CONFIG_PREFIX}{key}"].nunique() for key in found.keys}
+    sizes = {key: data.runs[f"{CONFIG_PREFIX}{key}"].nunique() for key in data.keys}
     pair = sorted((key for key in sizes if sizes[key] <= _MOST_CELLS), key=lambda key: -sizes[key])[:2]
     if len(pair) < 2:
         return None
-    columns, rows = sorted(pair, key=lambda key: _numbers(found.runs[f"{CONFIG_PREFIX}{key}"]) is None)
-    table = found.runs.pivot_table(
-        index=f"{CONFIG_PREFIX}{rows}", columns=f"{CONFIG_PREFIX}{columns}", values=found.ranking.metric, aggfunc="mean"
+    columns, rows = sorted(pair, key=lambda key: _numbers(data.runs[f"{CONFIG_PREFIX}{key}"]) is None)
+    table = data.runs.pivot_table(
+        index=f"{CONFIG_PREFIX}{rows}", columns=f"{CONFIG_PREFIX}{columns}", values=data.ranking.metric, aggfunc="mean"
     )
     # A sweep along one line is no table.
     if table.notna().sum().sum() <= max(table.shape):
         return None
     table = table.loc[_sorted(table.index), _sorted(table.columns)]
     figure = heat_maps(
-        {"": table.to_numpy(float)}, [str(one) for one in table.index], [str(one) for one in table.columns],
-        found.ranking.metric, f"{rows} (rows) by {columns} (columns)", digits=3, width=max(4.2, 0.5 * table.shape[1]),
-    )  # fmt: skip
-    caption = f"Means over repeats and all other settings ({found.ranking.words}); blank: no run."
-    own = [found.ranking.metric, *(f"{CONFIG_PREFIX}{key}" for key in (rows, columns))]
-    shown = found.runs[found.runs[own].notna().all(axis=1)]
-    return Picture("heat", f"{found.ranking.metric} by {rows} and {columns}", caption, figure, shown["run_id"])
+        {"": table.to_numpy(float)},
+        [str(label) for label in table.index],
+        [str(label) for label in table.columns],
+        data.ranking.metric,
+        f"{rows} (rows) by {columns} (columns)",
+        digits=3,
+        width=max(4.2, 0.5 * table.shape[1]),
+    )
+    caption = f"Means over repeats and all other settings ({data.ranking.words}); blank: no run."
+    columns_used = [data.ranking.metric, *(f"{CONFIG_PREFIX}{key}" for key in (rows, columns))]
+    shown = data.runs[data.runs[columns_used].notna().all(axis=1)]
+    return Picture("heat", f"{data.ranking.metric} by {rows} and {columns}", caption, figure, shown["run_id"])
 
 
 def _sorted(values: pd.Index) -> list[str]:
@@ -221,21 +240,21 @@ def _sorted(values: pd.Index) -> list[str]:
     return list(values) if numbers is None else [values[place] for place in np.argsort(numbers.to_numpy())]
 
 
-def best_and_last(found: Gathered) -> Picture | None:
+def best_and_last(data: Gathered) -> Picture | None:
     """For each run, the score at its best and at its last epoch."""
-    table = best_last_table(found)
+    table = best_last_table(data)
     if table.empty:
         return None
-    score = found.score
+    score = data.score
     assert score is not None
     figure = Figure(figsize=(4.8, 4.4), layout="constrained")
     axis = figure.subplots()
     ends = [table[["best", "last"]].min().min(), table[["best", "last"]].max().max()]
     axis.plot(ends, ends, color="0.6", linewidth=1)
-    for place, name in reversed(list(enumerate(found.names))):
-        own = table[table["group"] == name]
+    for place, name in reversed(list(enumerate(data.names))):
+        group = table[table["group"] == name]
         colour, marker = (COLOURS[place], _MARKERS[place]) if place < _MOST_LINES else (_GREY, ".")
-        axis.plot(own["last"], own["best"], linestyle="", markersize=5, color=colour, marker=marker)
+        axis.plot(group["last"], group["best"], linestyle="", markersize=5, color=colour, marker=marker)
     axis.set(xlabel=f"{score.metric}, last epoch", ylabel="best epoch")
     axis.grid(alpha=0.3)
     lost = (table["best"] - table["last"]).abs()
@@ -246,51 +265,51 @@ def best_and_last(found: Gathered) -> Picture | None:
     return Picture("best_and_last", "Best and last epoch", caption, figure, table["run_id"])
 
 
-def best_last_table(found: Gathered) -> pd.DataFrame:
+def best_last_table(data: Gathered) -> pd.DataFrame:
     """A row per run with curves of the score: run_id, group, best, best_epoch, last."""
-    if found.score is None:
+    if data.score is None:
         return pd.DataFrame(columns=["run_id", "group", "best", "best_epoch", "last"])
-    own = found.curves[found.curves["metric"] == found.score.metric]
+    scored = data.curves[data.curves["metric"] == data.score.metric]
     rows = []
-    for run_id, points in own[np.isfinite(own["value"])].groupby("run_id", sort=False):
-        place = points["value"].idxmax() if found.score.larger else points["value"].idxmin()
+    for run_id, points in scored[np.isfinite(scored["value"])].groupby("run_id", sort=False):
+        place = points["value"].idxmax() if data.score.larger else points["value"].idxmin()
         best = points.loc[place]
         last = points.loc[points["step"].idxmax(), "value"]
         rows.append((run_id, best["group"], best["value"], int(best["step"]), last))
     return pd.DataFrame(rows, columns=["run_id", "group", "best", "best_epoch", "last"])
 
 
-def cost(found: Gathered) -> Picture | None:
+def cost(data: Gathered) -> Picture | None:
     """How long the runs of each group took."""
-    minutes = wall_minutes(found.runs)
+    minutes = wall_minutes(data.runs)
     if not minutes.notna().any():
         return None
-    names = found.names[:_MOST_ROWS]
+    names = data.names[:_MOST_ROWS]
     figure = Figure(figsize=(7.2, 0.28 * len(names) + 1.3), layout="constrained")
     axis = figure.subplots()
     for place, name in enumerate(names):
-        own = minutes[found.runs["group"] == name].dropna()
-        axis.plot(own, np.full(len(own), place), "|", color="0.45", markersize=9)
-        if len(own):
-            axis.barh(place, own.mean(), color=COLOURS[5], height=0.6, zorder=0)
+        group_minutes = minutes[data.runs["group"] == name].dropna()
+        axis.plot(group_minutes, np.full(len(group_minutes), place), "|", color="0.45", markersize=9)
+        if len(group_minutes):
+            axis.barh(place, group_minutes.mean(), color=COLOURS[5], height=0.6, zorder=0)
     _rows(axis, names)
     axis.set_xlabel("minutes from start to end")
     axis.set_xlim(0)
     caption = (
         f"Bars: means; ticks: single runs. All finished runs together {minutes.sum() / 60:.3g} hours"
-        f"{_asked(found.runs, minutes)}; a run that was interrupted counts from its first start."
+        f"{_asked(data.runs, minutes)}; a run that was interrupted counts from its first start."
     )
-    shown = found.runs[found.runs["group"].isin(names) & minutes.notna()]
+    shown = data.runs[data.runs["group"].isin(names) & minutes.notna()]
     return Picture("cost", "Wall time by group", caption, figure, shown["run_id"])
 
 
 def _asked(runs: pd.DataFrame, minutes: pd.Series) -> str:
     """Hours of processors that a scheduler gave; empty where none did."""
-    told = []
+    descriptions = []
     for tag, word in ((contract.CPUS, "CPU"), (contract.GPUS, "GPU")):
         if tag in runs and (hours := float((pd.to_numeric(runs[tag], errors="coerce") * minutes).sum() / 60)) > 0:
-            told.append(f"{hours:.3g} {word} hours")
-    return f" ({', '.join(told)} on a scheduler)" if told else ""
+            descriptions.append(f"{hours:.3g} {word} hours")
+    return f" ({', '.join(descriptions)} on a scheduler)" if descriptions else ""
 
 
 def wall_minutes(runs: pd.DataFrame) -> pd.Series:
@@ -301,4 +320,4 @@ def wall_minutes(runs: pd.DataFrame) -> pd.Series:
 
 def files_of(made: Sequence[Picture]) -> Mapping[str, Figure]:
     """Name of an artifact -> figure."""
-    return {f"figures/{one.name}.png": one.figure for one in made}
+    return {f"figures/{text.name}.png": text.figure for text in made}

@@ -42,26 +42,26 @@ def places(base: str, experiments: dict[str, str]) -> list[Place]:
         experiments: name -> id.
     """
     runs = Query().ended(*contract.ANY_END).runs()
-    found = []
+    links = []
     for name, experiment_id in experiments.items():
-        found.append(Place(name, "all runs as charts", ui_links.experiment_chart(base, experiment_id)))
-        own = runs[runs["experiment_id"] == experiment_id]
-        found += [Place(name, words, link) for words, link in _newest(base, experiment_id, own)]
-    return found
+        links.append(Place(name, "all runs as charts", ui_links.experiment_chart(base, experiment_id)))
+        experiment_runs = runs[runs["experiment_id"] == experiment_id]
+        links += [Place(name, words, link) for words, link in _newest(base, experiment_id, experiment_runs)]
+    return links
 
 
 def _newest(base: str, experiment_id: str, runs: pd.DataFrame) -> list[tuple[str, str]]:
-    found = []
+    links = []
     if campaign := _last(runs, contract.CAMPAIGN):
         condition = f"tags.`{contract.CAMPAIGN}` = {ui_links.quoted(campaign)}"
-        found.append((f"campaign {campaign} as charts", ui_links.filtered(base, experiment_id, condition)))
+        links.append((f"campaign {campaign} as charts", ui_links.filtered(base, experiment_id, condition)))
         if best := _best_of_groups(campaign):
             words = f"campaign {campaign}, the best run of each of its {len(best)} best groups"
-            found.append((words, ui_links.compare(base, [experiment_id], best)))
+            links.append((words, ui_links.compare(base, [experiment_id], best)))
     if study := _last(runs, contract.STUDY):
         condition = f"tags.`{contract.STUDY}` = {ui_links.quoted(study)}"
-        found.append((f"trials of study {study}", ui_links.filtered(base, experiment_id, condition)))
-    return found
+        links.append((f"trials of study {study}", ui_links.filtered(base, experiment_id, condition)))
+    return links
 
 
 def _last(runs: pd.DataFrame, tag: str) -> str:
@@ -73,18 +73,18 @@ def _last(runs: pd.DataFrame, tag: str) -> str:
 
 def _best_of_groups(campaign: str) -> Sequence[str]:
     try:
-        found: Gathered = gather(ReportConfig(campaign=campaign))
+        data: Gathered = gather(ReportConfig(campaign=campaign))
     except QueryError:
         return []
-    ranked = found.runs.dropna(subset=[found.ranking.metric])
-    ranked = ranked.sort_values(found.ranking.metric, ascending=not found.ranking.larger, kind="stable")
+    ranked = data.runs.dropna(subset=[data.ranking.metric])
+    ranked = ranked.sort_values(data.ranking.metric, ascending=not data.ranking.larger, kind="stable")
     return list(ranked.drop_duplicates("group")["run_id"].head(_MOST_COMPARED))
 
 
-def write_notes(found: Sequence[Place], experiments: dict[str, str]) -> None:
+def write_notes(links: Sequence[Place], experiments: dict[str, str]) -> None:
     """Puts the links on the page of each experiment, beside what people wrote there."""
     for name, experiment_id in experiments.items():
-        lines = [f"- [{one.words}]({one.link})" for one in found if one.experiment == name]
+        lines = [f"- [{place.words}]({place.link})" for place in links if place.experiment == name]
         before = experiment_notes(experiment_id)
         text = _beside(before, "\n".join([_BEGIN, "**Where to look**", "", *lines, _END]))
         if text != before:

@@ -35,7 +35,9 @@ class Claim:
     lock: FileLock | None = None
 
 
-def claim(client: MlflowClient, identity: Identity, experiment_id: str, again: bool, given: str | None = None) -> Claim:
+def claim(
+    client: MlflowClient, identity: Identity, experiment_id: str, again: bool, given_id: str | None = None
+) -> Claim:
     """Finds the run that this work belongs to, or opens one; compares first and writes after.
 
     A run that ``mlflow run`` has created for this process is used if the work is new; otherwise it is
@@ -52,49 +54,49 @@ def claim(client: MlflowClient, identity: Identity, experiment_id: str, again: b
         ClaimError: the given run belongs to other work; nothing was written.
     """
     with locks.locked(f"claim-{identity.key}"):
-        own = client.get_run(given) if given else None
-        if own is not None and contract.KEY in own.data.tags:
-            return _claim_given(client, own, identity, again)
+        given_run = client.get_run(given_id) if given_id else None
+        if given_run is not None and contract.KEY in given_run.data.tags:
+            return _claim_given(client, given_run, identity, again)
         earlier = _find_earlier(client, identity.key, again)
         if earlier is None:
-            run_id = own.info.run_id if own else _create(client, identity, experiment_id)
-            if own is not None and contract.SAME_AS in own.data.tags:
+            run_id = given_run.info.run_id if given_run else _create(client, identity, experiment_id)
+            if given_run is not None and contract.SAME_AS in given_run.data.tags:
                 client.delete_tag(run_id, contract.SAME_AS)
             client.set_tag(run_id, contract.KEY, identity.key)
             return Claim("mine", run_id, _try_lock(run_id))
-        if own is not None:
-            _point(client, own.info.run_id, identity.task, earlier)
+        if given_run is not None:
+            _point(client, given_run.info.run_id, identity.task, earlier)
         return earlier
 
 
-def _claim_given(client: MlflowClient, own: MlflowRun, identity: Identity, again: bool) -> Claim:
+def _claim_given(client: MlflowClient, given_run: MlflowRun, identity: Identity, again: bool) -> Claim:
     """A run that has the key of this work: begun before, or opened for a job that begins now."""
-    run_id, key = own.info.run_id, own.data.tags[contract.KEY]
+    run_id, key = given_run.info.run_id, given_run.data.tags[contract.KEY]
     if key != identity.key:
         raise ClaimError(
             f"run {run_id} has key {key}, this config and data have {identity.key}: "
             "a run keeps its config; leave --run-id out to start another run"
         )
-    if contract.ATTEMPTS not in own.data.tags:
+    if contract.ATTEMPTS not in given_run.data.tags:
         # While its job waited, somebody else may have begun or done the work: that run goes on.
         earlier = _find_earlier(client, key, again, begun=True)
         if earlier is not None:
             _point(client, run_id, identity.task, earlier)
             return earlier
-        if contract.SAME_AS in own.data.tags:
+        if contract.SAME_AS in given_run.data.tags:
             client.delete_tag(run_id, contract.SAME_AS)
-    return _claim_existing(own)
+    return _claim_existing(given_run)
 
 
 def _find_earlier(client: MlflowClient, key: str, again: bool, begun: bool = False) -> Claim | None:
     """The run that holds this work; with ``again`` only one that was begun after the last that finished."""
-    found = connection.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
-    found = [run for run in found if contract.SAME_AS not in run.data.tags]
+    runs = connection.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
+    runs = [run for run in runs if contract.SAME_AS not in run.data.tags]
     if begun:
-        found = [run for run in found if contract.ATTEMPTS in run.data.tags]
+        runs = [run for run in runs if contract.ATTEMPTS in run.data.tags]
     if again:
-        found = [run for run in itertools.takewhile(lambda run: not _is_finished(run), found) if not _is_elsewhere(run)]
-    claims = [_claim_existing(run) for run in found]
+        runs = [run for run in itertools.takewhile(lambda run: not _is_finished(run), runs) if not _is_elsewhere(run)]
+    claims = [_claim_existing(run) for run in runs]
     for state in ("finished", "mine", "busy"):
         for position, one in enumerate(claims):
             if one.state == state:
@@ -149,9 +151,9 @@ def wait_for_lock(run_id: str, patience_s: float) -> FileLock | None:
     return lock
 
 
-def _release(one: Claim) -> None:
-    if one.lock is not None:
-        one.lock.release()
+def _release(claimed: Claim) -> None:
+    if claimed.lock is not None:
+        claimed.lock.release()
 
 
 def _create(client: MlflowClient, identity: Identity, experiment_id: str) -> str:

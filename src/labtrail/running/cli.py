@@ -80,16 +80,25 @@ def task_command(task: Task[Any], module: str, word: str = "", others: Sequence[
     if others:
         epilog = f"Other tasks of this project: python -m {module} {{{'|'.join(others)}}}\n\n{epilog}"
 
-    @click.command(cls=LabCommand, name=f"python -m {module} {word}".strip(), context_settings=FREE_ARGUMENTS,
-                   epilog=epilog)  # fmt: skip
-    @click.option("--config", "path", type=LabPath(), default=task.default, show_default=True,
-                  help="YAML file of values.")  # fmt: skip
+    @click.command(
+        cls=LabCommand, name=f"python -m {module} {word}".strip(), context_settings=FREE_ARGUMENTS, epilog=epilog
+    )
+    @click.option(
+        "--config", "path", type=LabPath(), default=task.default, show_default=True, help="YAML file of values."
+    )
     @switch("--again", "Run again although a run of this config and data has finished.")
     @click.option("--processes", type=click.IntRange(1), help="Processes on this machine; started here if needed.")
-    @click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, metavar="SECONDS",
-                  help="Silence after which a process that does not answer the others counts as lost.")  # fmt: skip
-    @click.option("--register", default="", metavar="NAME",
-                  help="Name in the model registry for the run's best weights.")  # fmt: skip
+    @click.option(
+        "--timeout",
+        type=click.FloatRange(1),
+        default=600.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Silence after which a process that does not answer the others counts as lost.",
+    )
+    @click.option(
+        "--register", default="", metavar="NAME", help="Name in the model registry for the run's best weights."
+    )
     @click.option("--print-config", is_flag=True, help="Print the merged config as YAML and stop.")
     @click.pass_context
     def command(

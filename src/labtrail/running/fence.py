@@ -26,8 +26,8 @@ class Fence:
         """
         self._run_id = run_id
         self._folder = lab.state_folder() / "fences" / run_id
-        given = os.environ.get(contract.TOKEN_VARIABLE, "") if os.environ.get("MLFLOW_RUN_ID") == run_id else ""
-        self._token = token if token is not None else int(given) if given.isdigit() else self._highest()
+        token_text = os.environ.get(contract.TOKEN_VARIABLE, "") if os.environ.get("MLFLOW_RUN_ID") == run_id else ""
+        self._token = token if token is not None else int(token_text) if token_text.isdigit() else self._highest()
 
     def _highest(self) -> int:
         if not self._folder.is_dir():

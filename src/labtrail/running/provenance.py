@@ -31,17 +31,17 @@ def cluster_facts(environment: Mapping[str, str] = os.environ) -> dict[str, str]
     scheduler = "slurm" if "SLURM_JOB_ID" in environment else "pbs" if "PBS_JOBID" in environment else ""
     if not scheduler:
         return {}
-    found = {contract.SCHEDULER: scheduler, contract.NODE: socket.gethostname()}
+    facts = {contract.SCHEDULER: scheduler, contract.NODE: socket.gethostname()}
     for tag, names in _VARIABLES.items():
         value = next((environment[name] for name in names if environment.get(name)), "")
         if value:
-            found[tag] = value
-    granted = [one for one in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if one not in ("", "-1")]
-    found[contract.GPUS] = str(len(granted))
-    begin, end = (environment.get(f"SLURM_JOB_{one}_TIME", "") for one in ("START", "END"))
+            facts[tag] = value
+    granted = [word for word in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if word not in ("", "-1")]
+    facts[contract.GPUS] = str(len(granted))
+    begin, end = (environment.get(f"SLURM_JOB_{moment}_TIME", "") for moment in ("START", "END"))
     if begin.isdigit() and end.isdigit():
-        found[contract.LIMIT_S] = str(int(end) - int(begin))
-    return found
+        facts[contract.LIMIT_S] = str(int(end) - int(begin))
+    return facts
 
 
 def device_name(accelerator: Accelerator) -> str:

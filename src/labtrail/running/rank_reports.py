@@ -55,7 +55,7 @@ class RankReports:
         """
         self._note({"status": status, "reason": reason, "consequence": consequence, "at": time.time()})
 
-    def verdict(self, own: Verdict) -> Verdict:
+    def verdict(self, this_end: Verdict) -> Verdict:
         """The cause of the end, after this rank has left its note; waits a moment for the notes of others.
 
         Args:
@@ -72,7 +72,7 @@ class RankReports:
         if vanished:
             return Verdict("FAILED", f"rank {min(vanished)} vanished (killed, or out of memory)")
         if not failed:
-            return own
+            return this_end
         killed = _in_order(ended, "KILLED")
         if killed and ended[killed[0]]["at"] < ended[failed[0]]["at"]:
             return Verdict("KILLED", self._named(killed[0], ended))

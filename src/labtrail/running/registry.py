@@ -52,10 +52,10 @@ def _tasks_of(module: str, folder: Path | None) -> Sequence[Task[Any]]:
         if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ConfigError([f"tool.labtrail.tasks: no module {module} in {folder}"]) from None
-    found = names.get("TASKS") or [value for value in names.values() if isinstance(value, Task)]
-    if not found:
+    tasks = names.get("TASKS") or [value for value in names.values() if isinstance(value, Task)]
+    if not tasks:
         raise ConfigError([f"tool.labtrail.tasks: module {module} holds no Task"])
-    return tuple(found)
+    return tuple(tasks)
 
 
 def known_tasks() -> Mapping[str, Task[Any]]:
@@ -64,12 +64,12 @@ def known_tasks() -> Mapping[str, Task[Any]]:
     Raises:
         ConfigError: a module is not there or holds none, or two tasks have one name.
     """
-    found: dict[str, Task[Any]] = {}
+    tasks: dict[str, Task[Any]] = {}
     for module in task_modules():
         for task in tasks_of(module):
-            if found.setdefault(task.name, task) is not task:
+            if tasks.setdefault(task.name, task) is not task:
                 raise ConfigError([f"tool.labtrail.tasks: two tasks are called {task.name!r}; the second in {module}"])
-    return found
+    return tasks
 
 
 def task_named(name: str) -> Task[Any]:

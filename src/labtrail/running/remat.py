@@ -76,8 +76,8 @@ class LeanBackward:
         loss, *gradients = planned.program.run(planned.traced.inputs(step))
         parameters = step.parameters()
         for index, gradient in zip(planned.traced.trained, gradients, strict=True):
-            own = parameters[index]
-            own.grad = gradient if own.grad is None else own.grad.add_(gradient)
+            parameter = parameters[index]
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         return loss
 
     def _run(self, model: nn.Module, _optimizer: Optimizer, batch: Any) -> Tensor:
@@ -86,9 +86,9 @@ class LeanBackward:
         return value.detach()
 
     def _of_shape(self, step: TrainingStep) -> _Planned:
-        shapes = tuple((tuple(one.shape), one.stride(), one.dtype) for one in leaves(step.batch))
-        modes = tuple(one.training for one in self._model.modules())
-        frozen = tuple(not one.requires_grad for one in self._model.parameters())
+        shapes = tuple((tuple(leaf.shape), leaf.stride(), leaf.dtype) for leaf in leaves(step.batch))
+        modes = tuple(module.training for module in self._model.modules())
+        frozen = tuple(not parameter.requires_grad for parameter in self._model.parameters())
         key = (shapes, structure(step.batch), repr(others(step.batch)), modes, frozen)
         if key not in self._planned:
             self._planned[key] = self._plan(step)
@@ -99,7 +99,7 @@ class LeanBackward:
 
     def _plan(self, step: TrainingStep) -> _Planned:
         parameters = step.parameters()
-        kept = [one.grad for one in parameters]
+        kept = [parameter.grad for parameter in parameters]
         step.clear()
         try:
             original = trace(step)
@@ -114,9 +114,11 @@ class LeanBackward:
         _log.info(
             "remat: forward and backward pass of a batch take %s bytes instead of %s, for %.1f %% more time by a "
             "roofline; %s activations are computed again",
-            f"{plan.peak_bytes:,}", f"{base:,}", 100 * plan.extra_time_s / max(float(times.sum()), 1e-30),
+            f"{plan.peak_bytes:,}",
+            f"{base:,}",
+            100 * plan.extra_time_s / max(float(times.sum()), 1e-30),
             len(plan.dropped),
-        )  # fmt: skip
+        )
         lean = rewrite(traced, plan.dropped).step
         return _Planned(lean, Program(lean))
 
@@ -138,4 +140,4 @@ def lean_backward(model: nn.Module, loss: Loss, config: Remat, accelerator: Acce
 def notes(values: dict[str, Tensor], into: Tensor) -> None:
     """Copies scalars into a tensor of the batch, in their order: how a loss tells more than its value."""
     with torch.no_grad():
-        into.copy_(torch.stack([one.detach().to(into) for one in values.values()]))
+        into.copy_(torch.stack([value.detach().to(into) for value in values.values()]))

@@ -56,8 +56,8 @@ def create_scheduled(task: str, experiment_id: str, name: str, tags: Mapping[str
         The run's id.
     """
     client = connection.current_store()
-    own = {**registry.resolve_tags(), contract.TASK: task, **locks.whereabouts(), **tags}
-    run_id = client.create_run(experiment_id, tags=own, run_name=name).info.run_id
+    all_tags = {**registry.resolve_tags(), contract.TASK: task, **locks.whereabouts(), **tags}
+    run_id = client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id
     client.update_run(run_id, status="SCHEDULED")
     return run_id
 

@@ -23,7 +23,7 @@ def copied(value: Any, buffer: Any) -> Any:
         return {key: copied(inner, known.get(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         known = buffer if isinstance(buffer, list | tuple) and len(buffer) == len(value) else [None] * len(value)
-        return type(value)(copied(inner, own) for inner, own in zip(value, known, strict=True))
+        return type(value)(copied(inner, inner_buffer) for inner, inner_buffer in zip(value, known, strict=True))
     return value
 
 

@@ -184,18 +184,20 @@ def register(run_id: str, name: str) -> str:
     """
     client = connection.current_store()
     run = client.get_run(run_id)
-    if not any(one.path == contract.BEST_WEIGHTS for one in client.list_artifacts(run_id, contract.CHECKPOINTS)):
+    if not any(
+        artifact.path == contract.BEST_WEIGHTS for artifact in client.list_artifacts(run_id, contract.CHECKPOINTS)
+    ):
         raise ClaimError(f"register: run {run_id} has no {contract.BEST_WEIGHTS}; its task keeps no best weights")
     with locks.locked("register"):
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
         versions = client.search_model_versions(f"name = '{name}'")
-        own = next((one for one in versions if one.run_id == run_id), None)
-        if own is None:
+        version = next((version for version in versions if version.run_id == run_id), None)
+        if version is None:
             source = f"{run.info.artifact_uri}/{contract.CHECKPOINTS}"
-            own = client.create_model_version(name, source, run_id=run_id)
-        client.set_registered_model_alias(name, contract.NEWEST, own.version)
-    return str(own.version)
+            version = client.create_model_version(name, source, run_id=run_id)
+        client.set_registered_model_alias(name, contract.NEWEST, version.version)
+    return str(version.version)
 
 
 def _dataset(source: DataSource) -> DatasetInput:

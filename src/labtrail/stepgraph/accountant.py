@@ -24,7 +24,7 @@ class Accountant:
 
     def __init__(self, inputs: list[Tensor]) -> None:
         self.held: dict[int, int] = {}
-        self._inputs = {storage_key(one) for one in inputs}
+        self._inputs = {storage_key(input_) for input_ in inputs}
         self._fixed = held_by(inputs)
         self._seen: dict[int, tuple[StorageWeakRef, int]] = {}
         self.watcher = Watcher(executed=self._executed)

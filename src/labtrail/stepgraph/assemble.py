@@ -79,13 +79,13 @@ def assemble(traced: compat.Calls, roles: Sequence[Role]) -> Assembled:
     """
     every = list(traced.graph.nodes)
     outputs = every[-1].args[0]
-    given = [node for node in every if node.op == "placeholder"]
+    placeholders = [node for node in every if node.op == "placeholder"]
     held = {node: traced.constants[str(node.target)] for node in every if node.op == "get_attr"}
     lifted = [node for node, value in held.items() if isinstance(value, Tensor)]
     # Random generators and the like are arguments, not values.
     objects = {node: value for node, value in held.items() if not isinstance(value, Tensor)}
     called = [node for node in every if node.op == "call_function" and node.target not in compat.MARKERS]
-    order = [*given, *lifted, *called]
+    order = [*placeholders, *lifted, *called]
     constants = tuple(held[node] for node in lifted)
     phases = _phases(order)
     parts = _storages(order)
@@ -104,18 +104,18 @@ def assemble(traced: compat.Calls, roles: Sequence[Role]) -> Assembled:
 
 def _storages(order: Sequence[fx.Node]) -> _Parts:
     parts = _Parts({}, [], [], [])
-    found: dict[int, int] = {}
+    storage_ids: dict[int, int] = {}
     for index, node in enumerate(order):
         parts.ids[node] = index
-        own = []
+        node_storages = []
         for tensor in compat.leaves(node.meta.get("val")):
             key = compat.storage_key(tensor)
-            if key not in found:
-                found[key] = len(found)
+            if key not in storage_ids:
+                storage_ids[key] = len(storage_ids)
                 parts.sizes.append(tensor.untyped_storage().nbytes())
                 parts.creators.append(index)
-            own.append(found[key])
-        parts.storages.append(tuple(dict.fromkeys(own)))
+            node_storages.append(storage_ids[key])
+        parts.storages.append(tuple(dict.fromkeys(node_storages)))
     return parts
 
 
@@ -133,29 +133,34 @@ def _storage_roles(
     order: Sequence[fx.Node], parts: _Parts, phases: Sequence[Phase], roles: Sequence[Role], gradients: Sequence[int]
 ) -> list[Role]:
     """Placeholders have theirs, then gradients; activations are made in the forward and read in the backward pass."""
-    found: list[Role | None] = [None] * len(parts.sizes)
+    storage_roles: list[Role | None] = [None] * len(parts.sizes)
 
     def give(index: int, role: Role) -> None:
         for storage in parts.storages[index]:
-            found[storage] = found[storage] or role
+            storage_roles[storage] = storage_roles[storage] or role
 
     for index, role in enumerate(roles):
         give(index, role)
     for index in gradients:
         give(index, Role.GRADIENT)
-    read = {parts.ids[one] for node, phase in zip(order, phases, strict=True) if phase is Phase.BACKWARD
-            for one in node.all_input_nodes if one in parts.ids}  # fmt: skip
+    read = {
+        parts.ids[input_node]
+        for node, phase in zip(order, phases, strict=True)
+        if phase is Phase.BACKWARD
+        for input_node in node.all_input_nodes
+        if input_node in parts.ids
+    }
     for index in read:
         for storage in parts.storages[index]:
-            if found[storage] is None and phases[parts.creators[storage]] is Phase.FORWARD:
-                found[storage] = Role.ACTIVATION
-    return [role or Role.OTHER for role in found]
+            if storage_roles[storage] is None and phases[parts.creators[storage]] is Phase.FORWARD:
+                storage_roles[storage] = Role.ACTIVATION
+    return [role or Role.OTHER for role in storage_roles]
 
 
 def _node(node: fx.Node, phase: Phase, parts: _Parts, roles: Sequence[Role]) -> Node:
     index, note = parts.ids[node], note_of(node)
-    own = parts.storages[index]
-    inputs = tuple(parts.ids[one] for one in node.all_input_nodes if one in parts.ids)
+    storage = parts.storages[index]
+    inputs = tuple(parts.ids[input_node] for input_node in node.all_input_nodes if input_node in parts.ids)
     operator = node.target if isinstance(node.target, torch._ops.OpOverload) else None
     name = str(operator) if operator else getattr(node.target, "__name__", "")
     return Node(
@@ -163,9 +168,9 @@ def _node(node: fx.Node, phase: Phase, parts: _Parts, roles: Sequence[Role]) -> 
         name=node.name,
         op=name if node.op == "call_function" else PLACEHOLDER,
         phase=phase,
-        role=roles[own[0]] if own else Role.OTHER,
+        role=roles[storage[0]] if storage else Role.OTHER,
         inputs=inputs,
-        storages=own,
+        storages=storage,
         writes=_writes(node, operator, parts) if operator else (),
         random=compat.draws(node.target, node.args, node.kwargs),
         batch_norm=operator in _BATCH_NORM,
@@ -179,17 +184,19 @@ def _writes(node: fx.Node, operator: torch._ops.OpOverload, parts: _Parts) -> tu
     changed: list[Any] = []
     for position, argument in enumerate(operator._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
-            changed.extend(given if isinstance(given, list | tuple) else [given])
+            argument_node = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
+            changed.extend(argument_node if isinstance(argument_node, list | tuple) else [argument_node])
     switch, hidden = _HIDDEN_WRITES.get(operator, (0, ()))
     if hidden and node.args[switch]:
         changed.extend(node.args[position] for position in hidden)
-    ids = [parts.ids[one] for one in changed if isinstance(one, fx.Node)]
-    return tuple(dict.fromkeys(storage for one in ids for storage in parts.storages[one]))
+    ids = [parts.ids[storage] for storage in changed if isinstance(storage, fx.Node)]
+    return tuple(dict.fromkeys(storage for id_ in ids for storage in parts.storages[id_]))
 
 
 def _call(node: fx.Node, ids: dict[fx.Node, int], objects: dict[fx.Node, Any]) -> Call:
     if node.op != "call_function":
         return Call(None)
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda one: objects[one] if one in objects else Ref(ids[one]))
+    args, kwargs = fx.map_arg(
+        (node.args, node.kwargs), lambda fx_node: objects[fx_node] if fx_node in objects else Ref(ids[fx_node])
+    )
     return Call(node.target, tuple(args), dict(kwargs))

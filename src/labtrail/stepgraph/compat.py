@@ -75,22 +75,22 @@ def fake_of_meta(model: nn.Module, mode: FakeTensorMode, device: torch.device) -
         return made[tensor]
 
     for module in model.modules():
-        for own in (module._parameters, module._buffers):
-            for name, one in own.items():
-                own[name] = None if one is None else fake(one)
+        for tensors in (module._parameters, module._buffers):
+            for name, one in tensors.items():
+                tensors[name] = None if one is None else fake(one)
     return model
 
 
 def forget_numbers(tensors: Sequence[Tensor]) -> None:
     """Makes fake tensors unknown: one that was made from a number would otherwise answer item(), once and for all."""
-    for one in tensors:
-        assert isinstance(one, FakeTensor)
-        one.constant = None
+    for tensor in tensors:
+        assert isinstance(tensor, FakeTensor)
+        tensor.constant = None
 
 
 def fake_batch(batch: Any, mode: FakeTensorMode, device: torch.device) -> Any:
     """The same nested value with fake tensors on a device."""
-    return tree_map_only(Tensor, lambda one: _fake_like(one, mode, device), batch)
+    return tree_map_only(Tensor, lambda tensor: _fake_like(tensor, mode, device), batch)
 
 
 def fresh_fake(fake: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def others(value: Any) -> list[Any]:
 
 def to_device(value: Any, device: torch.device) -> Any:
     """The same nested value with its tensors on a device."""
-    return tree_map_only(Tensor, lambda one: one.to(device), value)
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
 
 
 class Calls(NamedTuple):
@@ -247,11 +247,11 @@ def _profiled(function: Callable[[], Any]) -> Sequence[Any]:
     with warnings.catch_warnings():
         # Kineto speaks of accelerators that are not there.
         warnings.simplefilter("ignore")
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             function()
-    assert found.profiler is not None
-    assert found.profiler.kineto_results is not None
-    return found.profiler.kineto_results.events()
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    return profiler.profiler.kineto_results.events()
 
 
 def bytes_of(tensor: Tensor) -> Tensor:

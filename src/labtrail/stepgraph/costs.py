@@ -24,8 +24,8 @@ def costs_of(traced: TracedStep, times: np.ndarray, workspace: np.ndarray | None
     state = 0
     if any(node.random for node in traced.graph.nodes):
         state = generator_of(device, None).get_state().numel()
-    found = workspaces(traced) if workspace is None else workspace
-    return Costs(times, found, granularity(device), state)
+    workspace_bytes = workspaces(traced) if workspace is None else workspace
+    return Costs(times, workspace_bytes, granularity(device), state)
 
 
 def device_of(traced: TracedStep) -> torch.device:

@@ -25,9 +25,9 @@ def _decisions(traced: TracedStep, dropped: Collection[int]) -> Iterator[tuple[s
     changed = {storage for node in graph.nodes for storage in node.writes if node.phase is Phase.FORWARD}
     for node in graph.nodes[graph.first_call :]:
         if node.phase is Phase.FORWARD:
-            own = [one for one in node.storages if graph.storages[one].creator == node.id]
-            activations = [one for one in own if graph.storages[one].role is Role.ACTIVATION]
-            yield node.op, not changed & set(own) and any(one not in dropped for one in activations)
+            created = [storage for storage in node.storages if graph.storages[storage].creator == node.id]
+            activations = [storage for storage in created if graph.storages[storage].role is Role.ACTIVATION]
+            yield node.op, not changed & set(created) and any(activation not in dropped for activation in activations)
 
 
 class _Policy:
@@ -99,13 +99,13 @@ def knapsack_solver(traced: TracedStep, dropped: Collection[int]) -> Any:
         ) -> tuple[list[int], list[int]]:
             """(indices of what is saved, of what is computed again) among the nodes asked about."""
             del memory, max_memory, node_info
-            found = Counter[str]()
+            counts = Counter[str]()
             number: dict[str, tuple[str, int]] = {}
             for node in joint_graph.nodes:
                 if node.op == "call_function":
                     name = _plain(str(node.target))
-                    found[name] += 1
-                    number[node.name] = (name, found[name])
+                    counts[name] += 1
+                    number[node.name] = (name, counts[name])
             saved = [decisions.get(number.get(node.name, ("", 0)), True) for node in all_recomputable_banned_nodes]
             return [i for i, kept in enumerate(saved) if kept], [i for i, kept in enumerate(saved) if not kept]
 

@@ -48,7 +48,7 @@ class Failed(NamedTuple):
 
     def says(self, *words: str) -> bool:
         """Whether torch's own message contains one of these."""
-        return any(one in str(self.error) for one in words)
+        return any(word in str(self.error) for word in words)
 
 
 class _Cause(NamedTuple):

@@ -30,8 +30,8 @@ class Flow:
     def __init__(self, graph: StepGraph, granularity: int) -> None:
         nodes = graph.nodes
         self.nodes, self.first_call = nodes, graph.first_call
-        self.sizes = [-(-one.bytes // granularity) * granularity for one in graph.storages]
-        self.creators = [one.creator for one in graph.storages]
+        self.sizes = [-(-storage.bytes // granularity) * granularity for storage in graph.storages]
+        self.creators = [storage.creator for storage in graph.storages]
         self.forward = [node.phase is Phase.FORWARD and not node.is_placeholder for node in nodes]
         outputs = set(graph.outputs)
         self.kept = [node.id in outputs or node.is_placeholder for node in nodes]
@@ -44,11 +44,11 @@ class Flow:
         self.repeaters: list[list[int]] = [[] for _ in nodes]
         self.lying: list[list[int]] = [[] for _ in graph.storages]
         for node in nodes:
-            for one in self.sources[node.id]:
-                self.repeaters[one].append(node.id)
+            for source in self.sources[node.id]:
+                self.repeaters[source].append(node.id)
             if self.runs[node.id]:
-                for one in node.inputs:
-                    (self.early if self.forward[node.id] else self.late)[one].append(node.id)
+                for input_ in node.inputs:
+                    (self.early if self.forward[node.id] else self.late)[input_].append(node.id)
                 for storage in node.storages:
                     self.lying[storage].append(node.id)
         self.parts = parts_of(graph)
@@ -68,5 +68,5 @@ class Flow:
 
     def first_late_use(self, storage: int) -> int | None:
         """The first node after the forward pass that takes a forward value in a storage."""
-        uses = [self.late[one][0] for one in self.lying[storage] if self.forward[one] and self.late[one]]
+        uses = [self.late[node][0] for node in self.lying[storage] if self.forward[node] and self.late[node]]
         return min(uses, default=None)

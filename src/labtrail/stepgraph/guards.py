@@ -82,7 +82,7 @@ class Places(NamedTuple):
 def places_of(step: TrainingStep) -> Places:
     """Of all tensors that a step reads from outside."""
     tensors = step.tensors()
-    return Places(tensors, [compat.storage_key(one) for one in tensors])
+    return Places(tensors, [compat.storage_key(tensor) for tensor in tensors])
 
 
 def check_stays(before: Places, numbers: Numbers, step: TrainingStep) -> None:
@@ -111,9 +111,9 @@ def check_gradients(step: TrainingStep) -> None:
     Raises:
         TraceError: a parameter has a gradient that the optimizer never clears.
     """
-    own = {id(one) for group in step.optimizer.param_groups for one in group["params"]}
+    optimized = {id(parameter) for group in step.optimizer.param_groups for parameter in group["params"]}
     for name, one in zip(step.names(), step.parameters(), strict=False):
-        if one.grad is not None and id(one) not in own:
+        if one.grad is not None and id(one) not in optimized:
             raise TraceError(
                 f"{name} gets a gradient and is not the optimizer's, so its gradients add up; freeze it with "
                 "requires_grad_(False), or hand it to the optimizer"

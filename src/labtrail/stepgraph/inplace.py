@@ -24,17 +24,19 @@ _ELEMENTWISE: Mapping[Any, tuple[Any, str]] = {
     **{
         getattr(_aten, name).default: (getattr(_aten, name).grad_input, "grad_input")
         for name in (
-            "threshold_backward", "gelu_backward", "silu_backward", "tanh_backward", "sigmoid_backward",
+            "threshold_backward",
+            "gelu_backward",
+            "silu_backward",
+            "tanh_backward",
+            "sigmoid_backward",
             "hardtanh_backward",
         )
     },
-    **{
-        getattr(_aten, name).Tensor: (getattr(_aten, name).out, "out") for name in ("add", "sub", "mul", "div")
-    },
+    **{getattr(_aten, name).Tensor: (getattr(_aten, name).out, "out") for name in ("add", "sub", "mul", "div")},
     # A row is summed before any of it is written.
     _aten._log_softmax_backward_data.default: (_aten._log_softmax_backward_data.out, "out"),
     _aten._softmax_backward_data.default: (_aten._softmax_backward_data.out, "grad_input"),
-}  # fmt: skip
+}
 # Of these only the gradient, their first argument, may be written over.
 _BY_ROWS = {_aten._log_softmax_backward_data.default, _aten._softmax_backward_data.default}
 
@@ -44,12 +46,12 @@ def in_place(traced: TracedStep) -> TracedStep:
     nodes, calls = list(traced.graph.nodes), list(traced.calls)
     lives = _Lives(traced.graph)
     for node in traced.graph.nodes:
-        over = next((one for one in _offered(node, traced) if lives.can_take(node, one)), None)
+        over = next((candidate for candidate in _offered(node, traced) if lives.can_take(node, candidate)), None)
         if over is not None:
             plain, args, kwargs = calls[node.id]
             target, name = _ELEMENTWISE[plain]
-            fakes = [traced.fakes[one.id] for one in args if isinstance(one, Ref)]
-            strides = [_strides(one) for one in fakes if isinstance(one, Tensor)]
+            fakes = [traced.fakes[arg.id] for arg in args if isinstance(arg, Ref)]
+            strides = [_strides(fake) for fake in fakes if isinstance(fake, Tensor)]
             calls[node.id] = Call(_over(plain, target, name, strides), args, {**kwargs, name: Ref(over)})
             nodes[node.id] = replace(node, op=str(target), writes=(lives.take(node, over),))
     return replace(traced, graph=lives.merged(nodes), calls=tuple(calls))
@@ -68,10 +70,10 @@ def _over(plain: Any, target: Any, name: str, traced: Sequence[tuple[int, ...]])
     """
 
     def over(*args: Any, **kwargs: Any) -> Tensor:
-        given = [one for one in args if isinstance(one, Tensor)]
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
         into = kwargs[name]
-        alike = all(_strides(one) == _strides(into) for one in given if one.shape == into.shape)
-        if alike or [_strides(one) for one in given] == traced:
+        alike = all(_strides(tensor) == _strides(into) for tensor in tensors if tensor.shape == into.shape)
+        if alike or [_strides(tensor) for tensor in tensors] == traced:
             return target(*args, **kwargs)
         del kwargs[name]
         return plain(*args, **kwargs)
@@ -89,8 +91,8 @@ def _offered(node: Node, traced: TracedStep) -> list[int]:
     target, args, _ = traced.calls[node.id]
     if target not in _ELEMENTWISE:
         return []
-    given = [one.id for one in (args[:1] if target in _BY_ROWS else args) if isinstance(one, Ref)]
-    return [one for one in given if _layout(traced.fakes[one]) == _layout(traced.fakes[node.id])]
+    argument_ids = [arg.id for arg in (args[:1] if target in _BY_ROWS else args) if isinstance(arg, Ref)]
+    return [argument for argument in argument_ids if _layout(traced.fakes[argument]) == _layout(traced.fakes[node.id])]
 
 
 def _layout(fake: Any) -> Any:
@@ -106,7 +108,7 @@ class _Lives:
         self._graph = graph
         self._last = graph.last_uses
         self._storages = list(graph.storages)
-        self._merged = {one.id: one.id for one in graph.storages}
+        self._merged = {storage.id: storage.id for storage in graph.storages}
         self._lying: list[list[int]] = [[] for _ in graph.storages]
         for node in graph.nodes:
             for storage in node.storages:
@@ -114,39 +116,39 @@ class _Lives:
 
     def can_take(self, node: Node, over: int) -> bool:
         """Whether nobody needs the storage of an input after a node, nor may need it for recomputation."""
-        own, places = node.storages, self._graph.nodes[over].storages
-        if len(own) != 1 or len(places) != 1 or self._graph.storages[own[0]].creator != node.id:
+        results, places = node.storages, self._graph.nodes[over].storages
+        if len(results) != 1 or len(places) != 1 or self._graph.storages[results[0]].creator != node.id:
             return False
         place = self._storages[self._merged[places[0]]]
         # Another view of what is written over would change while it is read.
-        if any(place.id in self._places(one) for one in node.inputs if one != over):
+        if any(place.id in self._places(input_) for input_ in node.inputs if input_ != over):
             return False
         creator, lying = self._graph.nodes[place.creator], self._lying[place.id]
         return (
             place.role is Role.OTHER
-            and place.bytes == self._storages[own[0]].bytes
+            and place.bytes == self._storages[results[0]].bytes
             and not creator.is_placeholder
             and creator.phase is node.phase
-            and max(self._last[one] for one in lying) == node.id
-            and (node.phase is not Phase.FORWARD or all(self._is_stage(one, place) for one in lying))
+            and max(self._last[node] for node in lying) == node.id
+            and (node.phase is not Phase.FORWARD or all(self._is_stage(node, place) for node in lying))
         )
 
     def _places(self, index: int) -> set[int]:
-        return {self._merged[one] for one in self._graph.nodes[index].storages}
+        return {self._merged[storage] for storage in self._graph.nodes[index].storages}
 
     def _is_stage(self, index: int, place: Storage) -> bool:
         """Whether a value in a storage is there before it is finished, and is no view that somebody may keep."""
         node = self._graph.nodes[index]
-        own = {self._merged[one] for one in node.storages if self._graph.storages[one].creator == index}
-        return place.id in own or node.op == PART or place.id in {self._merged[one] for one in node.writes}
+        created = {self._merged[storage] for storage in node.storages if self._graph.storages[storage].creator == index}
+        return place.id in created or node.op == PART or place.id in {self._merged[write] for write in node.writes}
 
     def take(self, node: Node, over: int) -> int:
         """Puts a node's result where an input lies; returns the storage."""
-        own = node.storages[0]
+        result = node.storages[0]
         place = self._merged[self._graph.nodes[over].storages[0]]
-        self._merged[own] = place
-        self._lying[place] += self._lying[own]
-        self._storages[place] = replace(self._storages[place], role=self._storages[own].role)
+        self._merged[result] = place
+        self._lying[place] += self._lying[result]
+        self._storages[place] = replace(self._storages[place], role=self._storages[result].role)
         return place
 
     def merged(self, nodes: Sequence[Node]) -> StepGraph:
@@ -154,8 +156,8 @@ class _Lives:
         moved = [
             replace(
                 node,
-                storages=tuple(dict.fromkeys(self._merged[one] for one in node.storages)),
-                writes=tuple(dict.fromkeys(self._merged[one] for one in node.writes)),
+                storages=tuple(dict.fromkeys(self._merged[storage] for storage in node.storages)),
+                writes=tuple(dict.fromkeys(self._merged[write] for write in node.writes)),
             )
             for node in nodes
         ]

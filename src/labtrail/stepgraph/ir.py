@@ -108,8 +108,8 @@ class StepGraph:
         """
         last = list(range(len(self.nodes)))
         for node in self.nodes:
-            for one in node.inputs:
-                last[one] = node.id
+            for input_ in node.inputs:
+                last[input_] = node.id
         end = len(self.nodes) - 1
         for kept in (*self.outputs, *(node.id for node in self.nodes if node.is_placeholder)):
             last[kept] = end
@@ -122,10 +122,10 @@ class StepGraph:
 
     def phase_starts(self) -> Mapping[Phase, int]:
         """Id of the first node of each phase that has any."""
-        found: dict[Phase, int] = {}
+        starts: dict[Phase, int] = {}
         for node in self.nodes[self.first_call :]:
-            found.setdefault(node.phase, node.id)
-        return found
+            starts.setdefault(node.phase, node.id)
+        return starts
 
 
 def compacted(nodes: Sequence[Node], storages: Sequence[Storage], outputs: tuple[int, ...]) -> StepGraph:
@@ -142,8 +142,8 @@ def compacted(nodes: Sequence[Node], storages: Sequence[Storage], outputs: tuple
     renamed = tuple(
         replace(
             node,
-            storages=tuple(new[one] for one in node.storages),
-            writes=tuple(new[one] for one in node.writes),
+            storages=tuple(new[storage] for storage in node.storages),
+            writes=tuple(new[write] for write in node.writes),
         )
         for node in nodes
     )

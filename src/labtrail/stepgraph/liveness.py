@@ -67,8 +67,8 @@ def liveness(graph: StepGraph, granularity: int = 1) -> Liveness:
         graph: the step.
         granularity: the allocator's unit, in bytes (512 on CUDA).
     """
-    birth = np.array([one.creator for one in graph.storages], np.int64)
-    sizes = np.array([one.bytes for one in graph.storages], np.int64)
+    birth = np.array([storage.creator for storage in graph.storages], np.int64)
+    sizes = np.array([storage.bytes for storage in graph.storages], np.int64)
     death = birth.copy()
     for node, last in zip(graph.nodes, graph.last_uses, strict=True):
         for storage in node.storages:
@@ -80,7 +80,7 @@ def liveness(graph: StepGraph, granularity: int = 1) -> Liveness:
 
 def breakdown(graph: StepGraph, life: Liveness) -> dict[str, np.ndarray]:
     """Bytes held while each node runs, by part; they add up to ``life.held()``."""
-    roles = np.array([one.role for one in graph.storages])
+    roles = np.array([storage.role for storage in graph.storages])
     return {part: life.held(np.isin(roles, wanted)) for part, wanted in PARTS.items()}
 
 
@@ -111,7 +111,7 @@ def activations(graph: StepGraph) -> list[Activation]:
     forward: dict[int, int] = {}
     backward: dict[int, list[int]] = {}
     for node in graph.nodes:
-        for storage in {storage for one in node.inputs for storage in graph.nodes[one].storages}:
+        for storage in {storage for input_ in node.inputs for storage in graph.nodes[input_].storages}:
             # Of several forward passes the one before the first backward pass counts.
             if node.phase is Phase.FORWARD and storage not in backward:
                 forward[storage] = node.id
@@ -119,18 +119,23 @@ def activations(graph: StepGraph) -> list[Activation]:
                 backward.setdefault(storage, []).append(node.id)
     return [
         Activation(
-            one.id, graph.nodes[one.creator].name, one.bytes, one.creator, forward.get(one.id, one.creator),
-            backward[one.id][0], backward[one.id][-1],
+            storage.id,
+            graph.nodes[storage.creator].name,
+            storage.bytes,
+            storage.creator,
+            forward.get(storage.id, storage.creator),
+            backward[storage.id][0],
+            backward[storage.id][-1],
         )
-        for one in graph.storages
-        if one.role is Role.ACTIVATION
-    ]  # fmt: skip
+        for storage in graph.storages
+        if storage.role is Role.ACTIVATION
+    ]
 
 
 def held_with_swapping(life: Liveness, swapped: Sequence[Activation]) -> np.ndarray:
     """Bytes held while each node runs if some activations are away between their uses, int64 (nodes,)."""
     change = np.zeros(life.nodes + 1, np.int64)
-    for one in swapped:
-        change[one.last_forward_use + 1] -= life.bytes[one.storage]
-        change[one.first_backward_use] += life.bytes[one.storage]
+    for storage in swapped:
+        change[storage.last_forward_use + 1] -= life.bytes[storage.storage]
+        change[storage.first_backward_use] += life.bytes[storage.storage]
     return life.held() + np.cumsum(change)[:-1]

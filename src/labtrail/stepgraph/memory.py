@@ -30,13 +30,13 @@ def granularity(device: torch.device) -> int:
 
 def held_by(tensors: Sequence[Tensor]) -> int:
     """Bytes of the storages of some tensors, each once, as their allocator counts them."""
-    sizes = {storage_key(one): (one.untyped_storage().nbytes(), granularity(one.device)) for one in tensors}
+    sizes = {storage_key(tensor): (tensor.untyped_storage().nbytes(), granularity(tensor.device)) for tensor in tensors}
     return sum(-(-size // unit) * unit for size, unit in sizes.values())
 
 
 def marker_bytes(graph: StepGraph) -> int:
     """An odd size that no storage of a step has."""
-    taken = {one.bytes for one in graph.storages}
+    taken = {storage.bytes for storage in graph.storages}
     return next(size for size in itertools.count(_FIRST_MARKER, 2) if size not in taken)
 
 
@@ -47,13 +47,13 @@ def mark(marker: int) -> None:
 
 def pieces(events: Sequence[MemoryEvent], marker: int) -> list[list[int]]:
     """The bytes of allocator calls before each marker, negative where memory was freed."""
-    found: list[list[int]] = [[]]
+    pieces_per_node: list[list[int]] = [[]]
     for event in events:
         if event.bytes == marker:
-            found.append([])
+            pieces_per_node.append([])
         elif event.bytes != -marker:
-            found[-1].append(event.bytes)
-    return found[:-1]
+            pieces_per_node[-1].append(event.bytes)
+    return pieces_per_node[:-1]
 
 
 def node_peaks(traced: TracedStep, program: Program, inputs: Sequence[Tensor]) -> np.ndarray:
@@ -70,28 +70,28 @@ def node_peaks(traced: TracedStep, program: Program, inputs: Sequence[Tensor]) -
 
     # Before and after the values of a node's last uses are dropped.
     events = memory_events(functools.partial(program.run, inputs, Watcher(executed=cut, finished=cut)))
-    found = np.full(program.nodes, held_by(inputs), np.int64)
-    now = int(found[0])
+    peaks = np.full(program.nodes, held_by(inputs), np.int64)
+    now = int(peaks[0])
     parts = pieces(events, marker)
     for index, (running, dropping) in enumerate(zip(parts[::2], parts[1::2], strict=True), program.first):
         after = now + np.cumsum([0, *running])
-        found[index], now = after.max(), after[-1] + sum(dropping)
-    return found
+        peaks[index], now = after.max(), after[-1] + sum(dropping)
+    return peaks
 
 
 def _cuda_peaks(program: Program, inputs: Sequence[Tensor]) -> np.ndarray:
     device = inputs[0].device
-    found = np.full(program.nodes, held_by(inputs), np.int64)
-    outside = torch.cuda.memory_allocated(device) - int(found[0])
+    peaks = np.full(program.nodes, held_by(inputs), np.int64)
+    outside = torch.cuda.memory_allocated(device) - int(peaks[0])
 
     def starting(_index: int, _values: list[Any]) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
     def executed(index: int, _values: list[Any]) -> None:
-        found[index] = torch.cuda.max_memory_allocated(device) - outside
+        peaks[index] = torch.cuda.max_memory_allocated(device) - outside
 
     program.run(inputs, Watcher(starting=starting, executed=executed))
-    return found
+    return peaks
 
 
 def peak_of(function: Callable[[], object], held: int, device: torch.device) -> int:

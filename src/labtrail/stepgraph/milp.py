@@ -90,7 +90,7 @@ class Relaxation:
         """Nodes that may run in the backward pass alone, so that they cost nothing more."""
         flow, movable = self._flow, set()
         for node in reversed(self._calls):
-            needed = flow.stays[node] or any(one not in movable for one in flow.early[node])
+            needed = flow.stays[node] or any(storage not in movable for storage in flow.early[node])
             droppable = any(storage in self._x for storage in flow.nodes[node].storages)
             if not needed and (droppable or not flow.late[node]):
                 movable.add(node)
@@ -99,8 +99,8 @@ class Relaxation:
     def _last_early_use(self, storage: int) -> int:
         """The last node of the forward pass that certainly needs a storage."""
         flow = self._flow
-        certain = [one for one in flow.lying[storage] if flow.forward[one] and one not in self._movable]
-        uses = [use for one in certain for use in flow.early[one] if use not in self._movable]
+        certain = [node for node in flow.lying[storage] if flow.forward[node] and node not in self._movable]
+        uses = [use for node in certain for use in flow.early[node] if use not in self._movable]
         return max([flow.creators[storage], *certain, *uses])
 
     def _savings(self, simulator: Simulator) -> np.ndarray:
@@ -129,15 +129,15 @@ class Relaxation:
                 last = min(last, self._last_early_use(storage))
             need[first] += size
             need[last + 1] -= size
-        found = np.cumsum(need)[:-1] + costs.workspace
+        needs = np.cumsum(need)[:-1] + costs.workspace
         runs = [runs and node not in self._movable for node, runs in enumerate(flow.runs)]
-        found[~np.array(runs)] = -np.inf
-        found[: flow.first_call] = -np.inf
-        return found
+        needs[~np.array(runs)] = -np.inf
+        needs[: flow.first_call] = -np.inf
+        return needs
 
     def _is_read_late(self, storage: int) -> bool:
         flow = self._flow
-        return any(flow.kept[one] or flow.late[one] or flow.is_late(one) for one in flow.lying[storage])
+        return any(flow.kept[node] or flow.late[node] or flow.is_late(node) for node in flow.lying[storage])
 
     def _chain_rows(self, place: dict[int, int], chosen: dict[int, int], by: int | None) -> _Rows:
         """A repeated node needs its sources: repeated too, or kept.
@@ -184,7 +184,7 @@ class Relaxation:
         rows, variables = _Rows(), len(self._costs)
         for node in self._binding(over, chosen):
             away = np.flatnonzero(self._saved[node])
-            rows.add(((int(one), self._saved[node, one] * _BYTES) for one in away), over[node] * _BYTES)
+            rows.add(((int(storage), self._saved[node, storage] * _BYTES) for storage in away), over[node] * _BYTES)
         constraints = []
         for node in chosen:
             if over[node] > 0:
@@ -193,22 +193,27 @@ class Relaxation:
         for choice in excluded:
             terms = [(column, -1.0 if one in choice else 1.0) for one, column in self._x.items()]
             rows.add(terms, 1 - len(choice))
-        parts = [one.constraint(variables) for one in (self._chains, rows, *constraints) if one.least]
+        parts = [
+            constraint.constraint(variables) for constraint in (self._chains, rows, *constraints) if constraint.least
+        ]
         costs = np.concatenate([self._costs, np.zeros(variables - len(self._costs))])
         integral = np.zeros(variables)
         integral[: len(self._x)] = 1
-        found = milp(
-            costs, constraints=parts, integrality=integral, bounds=Bounds(0, 1),
+        solution = milp(
+            costs,
+            constraints=parts,
+            integrality=integral,
+            bounds=Bounds(0, 1),
             options={"time_limit": limit_s, "mip_rel_gap": 1e-3},
-        )  # fmt: skip
-        if found.status == _INFEASIBLE:
+        )
+        if solution.status == _INFEASIBLE:
             return None
-        if found.status not in (_OPTIMAL, _LIMIT):
-            raise RuntimeError(f"HiGHS: {found.message}")
-        bound = max(0.0, found.mip_dual_bound or 0.0) / self._scale
-        if found.x is None:
+        if solution.status not in (_OPTIMAL, _LIMIT):
+            raise RuntimeError(f"HiGHS: {solution.message}")
+        bound = max(0.0, solution.mip_dual_bound or 0.0) / self._scale
+        if solution.x is None:
             return Solution(None, bound)
-        return Solution(frozenset(one for one, column in self._x.items() if found.x[column] > 0.5), bound)
+        return Solution(frozenset(one for one, column in self._x.items() if solution.x[column] > 0.5), bound)
 
     def _binding(self, over: np.ndarray, chosen: Collection[int]) -> list[int]:
         """Of the nodes that may be too large the largest for each set of activations that can be away there."""
@@ -244,7 +249,7 @@ class Relaxation:
     def _near(self, by: int) -> Sequence[int]:
         """Nodes that make the activations whose turn is next at a node of the backward pass, and those just over."""
         flow = self._flow
-        creators = sorted(flow.creators[one] for one in self._x)
+        creators = sorted(flow.creators[storage] for storage in self._x)
         waiting = [flow.creators[one] for one, column in self._x.items() if self._saved[by, column]]
         middle = creators.index(max(waiting)) if waiting else 0
         low, high = max(0, middle - _NEAR), min(len(creators) - 1, middle + _NEAR)

@@ -64,13 +64,13 @@ def choose(candidates: Iterable[Candidate], is_enough: Callable[[Choice], bool])
         candidates: each with its own cost; ``total_s`` is set here.
         is_enough: simulates the peak under a choice and compares it with the limit (Algorithm G).
     """
-    left = {one.id: replace(one, total_s=one.recompute_s) for one in candidates}
+    left = {candidate.id: replace(candidate, total_s=candidate.recompute_s) for candidate in candidates}
     swapped: list[int] = []
     recomputed: dict[int, Candidate] = {}
     taken: list[_Interval] = []
     while left and not is_enough(Choice(tuple(swapped), tuple(recomputed))):
-        waits = max(left.values(), key=lambda one: one.needed_at_s - one.idle_from_s)
-        frees = max(left.values(), key=lambda one: one.ratio)
+        waits = max(left.values(), key=lambda candidate: candidate.needed_at_s - candidate.idle_from_s)
+        frees = max(left.values(), key=lambda candidate: candidate.ratio)
         transfer, overhead = prefetch(waits, taken)
         if overhead < frees.total_s:
             swapped.append(waits.id)
@@ -84,18 +84,18 @@ def choose(candidates: Iterable[Candidate], is_enough: Callable[[Choice], bool])
     return Choice(tuple(swapped), tuple(recomputed))
 
 
-def prefetch(one: Candidate, taken: Sequence[_Interval]) -> tuple[_Interval, float]:
+def prefetch(candidate: Candidate, taken: Sequence[_Interval]) -> tuple[_Interval, float]:
     """When an activation comes back, and the seconds that this delays the step (Algorithm C).
 
     The transfer ends as late as the link allows; what it would have to begin before the activation has left the device
     is not hidden.
     """
-    end = one.needed_at_s
+    end = candidate.needed_at_s
     for other in sorted(taken, key=lambda interval: -interval.end):
-        if other.end > end - one.swap_s and other.start < end:
+        if other.end > end - candidate.swap_s and other.start < end:
             end = other.start
-    start = end - one.swap_s
-    return _Interval(start, end), max(0.0, one.idle_from_s + one.swap_s - start)
+    start = end - candidate.swap_s
+    return _Interval(start, end), max(0.0, candidate.idle_from_s + candidate.swap_s - start)
 
 
 def _substitute(recomputed: dict[int, Candidate], chosen: Candidate) -> int:

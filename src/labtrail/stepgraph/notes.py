@@ -58,10 +58,10 @@ class Notes(compat.TorchDispatchMode):
         if compat.in_backward() and compat.draws(func, args, kwargs or {}):
             failure.refuse_repeated_randomness(sys._getframe(1))
         note = self._note()
-        found = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         for node in compat.fresh_nodes(_NOTE):
             node.meta[_NOTE] = note
-        return found
+        return result
 
     def _note(self) -> Note:
         number = compat.sequence_number()

@@ -84,10 +84,10 @@ class Planner:
 
     def _worthwhile(self) -> list[int]:
         sizes = self._simulator.flow.sizes
-        rising = sorted(self._simulator.able, key=lambda one: sizes[one])
-        small = np.cumsum([sizes[one] for one in rising]) < _SMALL * self.peak_bytes
+        rising = sorted(self._simulator.able, key=lambda storage: sizes[storage])
+        small = np.cumsum([sizes[storage] for storage in rising]) < _SMALL * self.peak_bytes
         kept = {one for one, too_small in zip(rising, small, strict=True) if too_small or sizes[one] < _SCALAR_BYTES}
-        return [one for one in self._simulator.able if one not in kept]
+        return [storage for storage in self._simulator.able if storage not in kept]
 
     def _present(self, target_bytes: float, solver: str, bound_s: float = 0.0) -> Plan:
         now = self._simulator
@@ -95,15 +95,15 @@ class Planner:
 
     def greedy(self, target_bytes: float) -> Plan | None:
         """The plan of local search alone; None if it gets stuck above the target."""
-        for one in self._steps(target_bytes):
+        for step in self._steps(target_bytes):
             lowest = self._descended[-1]
-            if one >= lowest.peak_bytes:
+            if step >= lowest.peak_bytes:
                 continue
             self._simulator.adopt(lowest.dropped)
-            if not descend(self._simulator, self.candidates, one):
+            if not descend(self._simulator, self.candidates, step):
                 return None
-            trim(self._simulator, self.candidates, one)
-            self._note("greedy", one)
+            trim(self._simulator, self.candidates, step)
+            self._note("greedy", step)
             self._descended.append(self._found[-1])
         return min(self._below(target_bytes, "greedy"), key=lambda plan: plan.extra_time_s, default=None)
 
@@ -118,7 +118,7 @@ class Planner:
         self._found.append(self._present(target_bytes, solver))
 
     def _below(self, target_bytes: float, solver: str = "") -> list[Plan]:
-        return [one for one in self._found if one.peak_bytes <= target_bytes and solver in ("", one.solver)]
+        return [plan for plan in self._found if plan.peak_bytes <= target_bytes and solver in ("", plan.solver)]
 
     def solve(self, target_bytes: float, limit_s: float) -> Plan:
         """The cheapest plan that is found in some seconds, with its bound.
@@ -131,44 +131,44 @@ class Planner:
         chosen: set[int] = set()
         excluded: list[frozenset[int]] = []
         while not self._is_enough(target_bytes, bound) and (left := deadline - time.monotonic()) > 0:
-            found = self._relaxation.solve(target_bytes, chosen, excluded, left)
-            if found is None:
+            solution = self._relaxation.solve(target_bytes, chosen, excluded, left)
+            if solution is None:
                 break
-            bound = max(bound, found.bound_s)
-            if found.dropped is None:
+            bound = max(bound, solution.bound_s)
+            if solution.dropped is None:
                 break
-            self._simulator.adopt(found.dropped)
+            self._simulator.adopt(solution.dropped)
             if self._simulator.peak_bytes <= target_bytes:
                 self._note("milp", target_bytes)
                 break
             new = self._too_large(target_bytes) - chosen
             chosen |= new
             if not new:
-                excluded.append(found.dropped)
+                excluded.append(solution.dropped)
             if descend(self._simulator, self.candidates, target_bytes):
                 trim(self._simulator, self.candidates, target_bytes)
                 self._note("milp", target_bytes)
         return self._best(target_bytes, bound)
 
     def _is_enough(self, target_bytes: float, bound_s: float) -> bool:
-        best = min((one.extra_time_s for one in self._below(target_bytes)), default=np.inf)
+        best = min((plan.extra_time_s for plan in self._below(target_bytes)), default=np.inf)
         return best <= bound_s * (1 + _ENOUGH)
 
     def _too_large(self, target_bytes: float) -> set[int]:
         """The worst nodes of the present plan, some way apart."""
         over = self._simulator.needed().astype(float) - target_bytes
         over[: self._simulator.flow.first_call] = 0
-        found: set[int] = set()
-        while len(found) < _LEARNT and over.max() > 0:
+        too_large: set[int] = set()
+        while len(too_large) < _LEARNT and over.max() > 0:
             worst = int(over.argmax())
-            found.add(worst)
+            too_large.add(worst)
             over[max(0, worst - _APART) : worst + _APART] = 0
-        return found
+        return too_large
 
     def _best(self, target_bytes: float, bound_s: float) -> Plan:
         best = min(self._below(target_bytes), key=lambda plan: plan.extra_time_s, default=None)
         if best is None:
-            least = min(one.peak_bytes for one in self._found)
+            least = min(plan.peak_bytes for plan in self._found)
             raise InfeasibleError(
                 f"memory: {target_bytes:,.0f} bytes ({target_bytes / self._base_bytes:.1%} of the step's peak) are not "
                 f"reached by recomputation; the least that was found is {least:,} ({least / self._base_bytes:.1%})"
@@ -179,7 +179,7 @@ class Planner:
         """The lowest peak that is found: from where local search gets stuck, as far down as the program gets."""
         self.greedy(0)
         while True:
-            least = min(one.peak_bytes for one in self._found)
+            least = min(plan.peak_bytes for plan in self._found)
             try:
                 self.solve(least * (1 - _SINK), limit_s)
             except InfeasibleError:

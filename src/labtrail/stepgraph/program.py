@@ -75,15 +75,15 @@ class Program:
             return _Instruction(function, self._getter(call.args), dropped)
         names, count = tuple(call.kwargs), len(call.args)
 
-        def keyed(*given: Any) -> Any:
-            return call.target(*given[:count], **dict(zip(names, given[count:], strict=True)))
+        def keyed(*arguments: Any) -> Any:
+            return call.target(*arguments[:count], **dict(zip(names, arguments[count:], strict=True)))
 
         return _Instruction(keyed, self._getter((*call.args, *call.kwargs.values())), dropped)
 
     def _getter(self, args: Sequence[Any]) -> Callable[[list[Any]], Sequence[Any]]:
-        if any(_refers(one) and not isinstance(one, Ref) for one in args):
+        if any(_refers(arg) and not isinstance(arg, Ref) for arg in args):
             return lambda values: _resolved(args, values)
-        places = [self._place(one) for one in args]
+        places = [self._place(arg) for arg in args]
         if len(places) > 1:
             return itemgetter(*places)
         return lambda values: [values[place] for place in places]
@@ -117,11 +117,11 @@ class Program:
             values[index] = function(*arguments(values))
             if executed is not None:
                 executed(index, values)
-            for one in dropped:
-                values[one] = None
+            for storage in dropped:
+                values[storage] = None
             if finished is not None:
                 finished(index, values)
-        return [values[one] for one in self._outputs]
+        return [values[output] for output in self._outputs]
 
 
 def _refers(value: Any) -> bool:
@@ -129,13 +129,13 @@ def _refers(value: Any) -> bool:
     if isinstance(value, Ref):
         return True
     if isinstance(value, dict):
-        return any(_refers(one) for one in value.values())
-    return isinstance(value, list | tuple) and any(_refers(one) for one in value)
+        return any(_refers(inner) for inner in value.values())
+    return isinstance(value, list | tuple) and any(_refers(inner) for inner in value)
 
 
 def _resolved(argument: Any, values: list[Any]) -> Any:
     if isinstance(argument, Ref):
         return values[argument.id]
     if isinstance(argument, list | tuple):
-        return [_resolved(one, values) for one in argument]
+        return [_resolved(element, values) for element in argument]
     return argument

@@ -40,7 +40,7 @@ def recomputations(graph: StepGraph, activations: Sequence[Activation]) -> list[
         if node.phase is Phase.FORWARD:
             for storage in node.writes:
                 writers.setdefault(storage, []).append(node.id)
-    return [_recomputation(graph, one, writers) for one in activations]
+    return [_recomputation(graph, activation, writers) for activation in activations]
 
 
 def _recomputation(graph: StepGraph, activation: Activation, writers: dict[int, list[int]]) -> Recomputation:
@@ -52,19 +52,19 @@ def _recomputation(graph: StepGraph, activation: Activation, writers: dict[int, 
         if index in chosen or graph.nodes[index].is_placeholder:
             continue
         chosen.add(index)
-        for one in graph.nodes[index].inputs:
-            own = graph.nodes[one].storages
-            changes = [late for storage in own for late in writers.get(storage, ())]
-            if activation.storage in own or not _available(graph, one) or max(changes, default=0) > index:
-                waiting += [one, *(late for late in changes if late < index)]
+        for input_ in graph.nodes[index].inputs:
+            storages = graph.nodes[input_].storages
+            changes = [late for storage in storages for late in writers.get(storage, ())]
+            if activation.storage in storages or not _available(graph, input_) or max(changes, default=0) > index:
+                waiting += [input_, *(late for late in changes if late < index)]
     nodes = tuple(sorted(chosen))
-    return Recomputation(nodes, any(graph.nodes[one].random for one in nodes), _most_held(graph, nodes, activation))
+    return Recomputation(nodes, any(graph.nodes[node].random for node in nodes), _most_held(graph, nodes, activation))
 
 
 def _available(graph: StepGraph, index: int) -> bool:
     """Whether a value can be had without computing it: from outside, or in an activation."""
     node = graph.nodes[index]
-    roles = {graph.storages[one].role for one in node.storages}
+    roles = {graph.storages[storage].role for storage in node.storages}
     return node.is_placeholder or (bool(roles) and roles <= _THERE)
 
 
@@ -74,24 +74,29 @@ _THERE = {Role.PARAMETER, Role.BUFFER, Role.OPTIMIZER_STATE, Role.INPUT, Role.AC
 def _most_held(graph: StepGraph, nodes: Sequence[int], activation: Activation) -> int:
     """Largest sum of what the chosen nodes create, each freed after its last use among them."""
     inside = set(nodes)
-    created = {storage: graph.storages[storage].bytes for one in nodes for storage in graph.nodes[one].storages}
-    there = {storage for one in nodes for source in graph.nodes[one].inputs if source not in inside
-             for storage in graph.nodes[source].storages}  # fmt: skip
+    created = {storage: graph.storages[storage].bytes for node in nodes for storage in graph.nodes[node].storages}
+    there = {
+        storage
+        for node in nodes
+        for source in graph.nodes[node].inputs
+        if source not in inside
+        for storage in graph.nodes[source].storages
+    }
     last: dict[int, int] = {}
-    for one in nodes:
+    for node in nodes:
         for storage in (
-            *graph.nodes[one].storages,
-            *(s for i in graph.nodes[one].inputs for s in graph.nodes[i].storages),
+            *graph.nodes[node].storages,
+            *(s for i in graph.nodes[node].inputs for s in graph.nodes[i].storages),
         ):
-            last[storage] = one
+            last[storage] = node
     held = most = 0
     alive: set[int] = set()
-    for one in nodes:
-        fresh = {storage for storage in graph.nodes[one].storages if storage not in alive and storage not in there}
+    for node in nodes:
+        fresh = {storage for storage in graph.nodes[node].storages if storage not in alive and storage not in there}
         alive |= fresh
         held += sum(created[storage] for storage in fresh)
         most = max(most, held)
-        gone = {storage for storage in alive if last[storage] == one and storage != activation.storage}
+        gone = {storage for storage in alive if last[storage] == node and storage != activation.storage}
         alive -= gone
         held -= sum(created[storage] for storage in gone)
     return most

@@ -7,25 +7,27 @@ import torch
 from torch import Tensor
 
 
-def generator_of(device: torch.device, given: torch.Generator | None) -> torch.Generator:
+def generator_of(device: torch.device, generator: torch.Generator | None) -> torch.Generator:
     """The generator that an operator on a device draws from."""
-    if given is not None:
-        return given
+    if generator is not None:
+        return generator
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index if device.index is not None else torch.cuda.current_device()]
     return torch.default_generator
 
 
-def remember(device: torch.device, given: torch.Generator | None) -> Tensor:
+def remember(device: torch.device, generator: torch.Generator | None) -> Tensor:
     """The state before a draw, uint8, on the CPU."""
-    return generator_of(device, given).get_state()
+    return generator_of(device, generator).get_state()
 
 
-def repeat(draw: Callable[..., Any], device: torch.device, given: torch.Generator | None) -> Callable[..., Any]:
+def repeat(
+    draw: Callable[..., Any], device: torch.device, asked_generator: torch.Generator | None
+) -> Callable[..., Any]:
     """The same draw from a remembered state, its first argument; afterwards the generator is where it was."""
 
     def drawn(state: Tensor, *args: Any, **kwargs: Any) -> Any:
-        generator = generator_of(device, given)
+        generator = generator_of(device, asked_generator)
         now = generator.get_state()
         generator.set_state(state)
         try:

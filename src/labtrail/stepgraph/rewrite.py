@@ -36,14 +36,14 @@ def recomputable(graph: StepGraph) -> list[int]:
     exact: dict[int, bool] = {}
     for node in graph.nodes[graph.first_call :]:
         if node.phase is Phase.FORWARD:
-            there = all(lies_there(graph, one) or exact.get(one, False) for one in node.inputs)
+            there = all(lies_there(graph, input_) or exact.get(input_, False) for input_ in node.inputs)
             exact[node.id] = there and changes.can_repeat(node)
     return [
-        one.id
-        for one in graph.storages
-        if one.role is Role.ACTIVATION
-        and one.bytes
-        and all(exact.get(maker, False) for maker in (one.creator, *changes.writers.get(one.id, ())))
+        storage.id
+        for storage in graph.storages
+        if storage.role is Role.ACTIVATION
+        and storage.bytes
+        and all(exact.get(maker, False) for maker in (storage.creator, *changes.writers.get(storage.id, ())))
     ]
 
 
@@ -67,15 +67,15 @@ class _Changes:
                 makers = self.writers.get(storage, ())
                 if node.phase is Phase.FORWARD and makers and node.id < makers[-1] and node.id not in makers:
                     read_early.add(storage)
-        outside = {one.id for one in graph.storages if graph.nodes[one.creator].is_placeholder}
+        outside = {storage.id for storage in graph.storages if graph.nodes[storage.creator].is_placeholder}
         self._closed = set(self.writers) - read_early - outside
 
     def can_repeat(self, node: Node) -> bool:
         """Whether a node gives the same again, and harms nobody."""
         if node.batch_norm and node.writes and node.op in _KEEPS_COUNTING:
             return False
-        own = node.batch_norm or all(storage in self._closed for storage in node.writes)
-        return own and all(self._is_final(storage, node) for storage in self._read(node))
+        repeatable = node.batch_norm or all(storage in self._closed for storage in node.writes)
+        return repeatable and all(self._is_final(storage, node) for storage in self._read(node))
 
     def _is_final(self, storage: int, node: Node) -> bool:
         """Whether nobody changes what a node reads after it, but those who go on with its work."""
@@ -86,13 +86,13 @@ class _Changes:
         """Whose contents a node takes; a part of a result is only handed on."""
         if node.op == PART:
             return set()
-        return {storage for one in node.inputs for storage in self._graph.nodes[one].storages}
+        return {storage for input_ in node.inputs for storage in self._graph.nodes[input_].storages}
 
 
 def lies_there(graph: StepGraph, index: int) -> bool:
     """Whether a value is kept without anybody's decision, or is an activation, which is judged by itself."""
     node = graph.nodes[index]
-    kept = node.storages and all(graph.storages[one].role in _KEPT for one in node.storages)
+    kept = node.storages and all(graph.storages[storage].role in _KEPT for storage in node.storages)
     return node.is_placeholder or bool(kept)
 
 
@@ -101,7 +101,7 @@ def repeated_sources(node: Node, graph: StepGraph) -> tuple[int, ...]:
     if not node.batch_norm:
         return node.inputs
     changed = set(node.writes)
-    return tuple(one for one in node.inputs if not changed & set(graph.nodes[one].storages))
+    return tuple(input_ for input_ in node.inputs if not changed & set(graph.nodes[input_].storages))
 
 
 def parts_of(graph: StepGraph) -> Mapping[int, tuple[int, ...]]:
@@ -110,7 +110,7 @@ def parts_of(graph: StepGraph) -> Mapping[int, tuple[int, ...]]:
     for node in graph.nodes:
         if node.op == PART and node.phase is Phase.FORWARD:
             parts.setdefault(node.inputs[0], []).append(node.id)
-    return {one: tuple(together) for together in parts.values() for one in together}
+    return {storage: tuple(together) for together in parts.values() for storage in together}
 
 
 class Rewritten(NamedTuple):
@@ -196,9 +196,9 @@ class _Writer:
     def emit(self, node: Node) -> None:
         """Copies a node; in the backward pass it takes anew what was dropped."""
         late = node.phase is not Phase.FORWARD
-        missing = [one for one in node.inputs if late and self._is_missing(one)]
+        missing = [input_ for input_ in node.inputs if late and self._is_missing(input_)]
         self._compute_again(missing)
-        places = {one: self._second[one] if one in missing else self._first[one] for one in node.inputs}
+        places = {input_: self._second[input_] if input_ in missing else self._first[input_] for input_ in node.inputs}
         if node.id in self._drawn:
             self._states[node.id] = self._remember(node)
         self._first[node.id] = self._write(node, places, self._traced.calls[node.id], again=False)
@@ -217,11 +217,17 @@ class _Writer:
             if index not in needed and index not in self._second:
                 # A result of several is held until its last part is taken: they are taken at once.
                 needed.update(self._parts.get(index, (index,)))
-                waiting += [one for one in repeated_sources(graph.nodes[index], graph) if self._is_gone(one)]
+                waiting += [
+                    repeated_source
+                    for repeated_source in repeated_sources(graph.nodes[index], graph)
+                    if self._is_gone(repeated_source)
+                ]
         for index in sorted(needed):
             node = graph.nodes[index]
             sources = repeated_sources(node, graph)
-            places = {one: self._second[one] if self._is_gone(one) else self._first[one] for one in sources}
+            places = {
+                source: self._second[source] if self._is_gone(source) else self._first[source] for source in sources
+            }
             self._second[index] = self._write(node, places, self._repeated_call(node), again=True)
             if index in self._states:
                 self._draw_again(node, self._second[index])
@@ -239,12 +245,12 @@ class _Writer:
 
     def _draw_again(self, node: Node, index: int) -> None:
         """Makes the second computation of a draw start from the remembered state."""
-        own, state = self._lines[index], self._states[node.id]
-        target = replay.repeat(own.call.target, *self._source_of_randomness(node))
-        call = Call(target, (Ref(state), *own.call.args), own.call.kwargs)
+        draw_line, state = self._lines[index], self._states[node.id]
+        target = replay.repeat(draw_line.call.target, *self._source_of_randomness(node))
+        call = Call(target, (Ref(state), *draw_line.call.args), draw_line.call.kwargs)
         # It leaves the generator as it was: for whoever counts draws it is not random.
-        again = replace(own.node, inputs=(state, *own.node.inputs), random=False)
-        self._lines[index] = replace(own, node=again, call=call)
+        again = replace(draw_line.node, inputs=(state, *draw_line.node.inputs), random=False)
+        self._lines[index] = replace(draw_line, node=again, call=call)
 
     def _source_of_randomness(self, node: Node) -> tuple[torch.device, torch.Generator | None]:
         fake = next(iter(leaves(self._traced.fakes[node.id])))
@@ -275,8 +281,8 @@ class _Writer:
         node = replace(
             old,
             phase=Phase.BACKWARD if again else old.phase,
-            storages=tuple(moved.get(one, one) for one in old.storages),
-            writes=() if again and old.batch_norm else tuple(moved.get(one, one) for one in old.writes),
+            storages=tuple(moved.get(storage, storage) for storage in old.storages),
+            writes=() if again and old.batch_norm else tuple(moved.get(write, write) for write in old.writes),
             inputs=tuple(places.values()),
         )
         args, kwargs = _mapped(call.args, places), _mapped(call.kwargs, places)
@@ -285,16 +291,18 @@ class _Writer:
 
     def finished(self) -> Rewritten:
         """The new step, without what nobody takes any more."""
-        outputs = [self._first[one] for one in self._traced.graph.outputs]
+        outputs = [self._first[output] for output in self._traced.graph.outputs]
         kept = _needed(self._lines, outputs)
         new = {line: index for index, line in enumerate(kept)}
         nodes, calls, fakes = [], [], []
         for line in kept:
-            own = self._lines[line]
-            nodes.append(replace(own.node, id=new[line], inputs=tuple(new[one] for one in own.node.inputs)))
-            calls.append(Call(own.call.target, _mapped(own.call.args, new), _mapped(own.call.kwargs, new)))
-            fakes.append(own.fake)
-        graph = compacted(nodes, self._storages, tuple(new[one] for one in outputs))
+            emitted = self._lines[line]
+            nodes.append(
+                replace(emitted.node, id=new[line], inputs=tuple(new[input_] for input_ in emitted.node.inputs))
+            )
+            calls.append(Call(emitted.call.target, _mapped(emitted.call.args, new), _mapped(emitted.call.kwargs, new)))
+            fakes.append(emitted.fake)
+        graph = compacted(nodes, self._storages, tuple(new[output] for output in outputs))
         step = replace(self._traced, graph=graph, calls=tuple(calls), fakes=tuple(fakes))
         origins = np.array([self._lines[line].origin for line in kept], np.int64)
         again = np.array([self._lines[line].again for line in kept], bool)
@@ -306,10 +314,10 @@ def _needed(lines: Sequence[_Line], outputs: Sequence[int]) -> list[int]:
     """Lines that an output needs, that change something, or that draw random numbers; placeholders always."""
     needed = set(outputs)
     for line in range(len(lines) - 1, -1, -1):
-        own = lines[line]
-        if own.node.is_placeholder or own.node.writes or own.node.random or line in needed:
+        node = lines[line]
+        if node.node.is_placeholder or node.node.writes or node.node.random or line in needed:
             needed.add(line)
-            needed.update(own.node.inputs)
+            needed.update(node.node.inputs)
     return sorted(needed)
 
 
@@ -324,5 +332,5 @@ def _mapped(value: Any, places: dict[int, int]) -> Any:
     if isinstance(value, dict):
         return {key: _mapped(one, places) for key, one in value.items()}
     if isinstance(value, tuple):
-        return tuple(_mapped(one, places) for one in value)
-    return [_mapped(one, places) for one in value] if isinstance(value, list) else value
+        return tuple(_mapped(element, places) for element in value)
+    return [_mapped(element, places) for element in value] if isinstance(value, list) else value

@@ -59,13 +59,13 @@ def seconds_of(graph: StepGraph, calls: Sequence[Call], fakes: Sequence[Any], ma
 
 def _works(node: Node, graph: StepGraph) -> bool:
     """Whether a node does anything with memory: it makes a storage, or changes one."""
-    made = any(graph.storages[one].creator == node.id for one in node.storages)
+    made = any(graph.storages[storage].creator == node.id for storage in node.storages)
     return (made or bool(node.writes)) and node.op != PART
 
 
 def _traffic(node: Node, fakes: Sequence[Any]) -> int:
-    tensors = [one for index in (*node.inputs, node.id) for one in leaves(fakes[index])]
-    return sum(one.numel() * one.element_size() for one in tensors)
+    tensors = [leaf for index in (*node.inputs, node.id) for leaf in leaves(fakes[index])]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 # What torch counts on GPUs only: attention in one operator, (forward, backward).
@@ -87,8 +87,8 @@ def _flops(call: Call, fakes: Sequence[Any], index: int) -> int:
         if isinstance(value, Ref):
             return fakes[value.id]
         if isinstance(value, list | tuple):
-            return type(value)(given(one) for one in value)
+            return type(value)(given(element) for element in value)
         return value
 
     keywords = {key: given(value) for key, value in call.kwargs.items()}
-    return int(formula(*(given(one) for one in call.args), **keywords, out_val=fakes[index]))
+    return int(formula(*(given(arg) for arg in call.args), **keywords, out_val=fakes[index]))

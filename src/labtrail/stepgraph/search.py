@@ -27,7 +27,7 @@ def _descend_once(simulator: Simulator, candidates: Sequence[int], target_bytes:
     """Decides until no candidate helps; a ratio is only measured anew when it would come first."""
     left, seconds = _excess(simulator, target_bytes), simulator.extra_time_s
     decided, measured = 0, dict.fromkeys(candidates, -1)
-    queue = [(-np.inf, one) for one in candidates]
+    queue = [(-np.inf, candidate) for candidate in candidates]
     heapq.heapify(queue)
     while left > 0:
         ratio, one = heapq.heappop(queue)
@@ -59,10 +59,10 @@ def trim(simulator: Simulator, candidates: Sequence[int], target_bytes: float) -
     better = True
     while better:
         better = False
-        for one in candidates:
+        for candidate in candidates:
             before = simulator.extra_time_s
-            simulator.flip(one)
+            simulator.flip(candidate)
             if simulator.extra_time_s < before and simulator.peak_bytes <= target_bytes:
                 better = True
             else:
-                simulator.flip(one)
+                simulator.flip(candidate)

@@ -65,7 +65,7 @@ class Simulator:
         self.able = recomputable(graph)
         self.dropped: set[int] = set()
         self.flow = flow = Flow(graph, costs.granularity)
-        self._times = [float(one) for one in costs.times]
+        self._times = [float(time) for time in costs.times]
         self._workspace = np.asarray(costs.workspace, np.int64)
         self._generator_bytes = -(-costs.generator_bytes // costs.granularity) * costs.granularity
         self._runs = list(flow.runs)
@@ -137,7 +137,7 @@ class Simulator:
 
     def _place(self, changed: Iterable[int], slots: set[int]) -> list[int]:
         """Finds anew when each node is repeated, consumers before sources; those that moved."""
-        waiting = [-part for one in changed for part in self._together(one)]
+        waiting = [-part for storage in changed for part in self._together(storage)]
         heapq.heapify(waiting)
         moved, last = [], -1
         while waiting:
@@ -157,8 +157,8 @@ class Simulator:
                 bisect.insort(self._again[new], node)
                 slots.add(new)
             self._picoseconds += self._cost(node) * ((new != _NEVER) - (old != _NEVER))
-            for one in self.flow.sources[node]:
-                for part in self._together(one) if self.flow.forward[one] else ():
+            for source in self.flow.sources[node]:
+                for part in self._together(source) if self.flow.forward[source] else ():
                     heapq.heappush(waiting, -part)
         return moved
 
@@ -171,20 +171,24 @@ class Simulator:
 
     def _first_need(self, node: int) -> int:
         """The slot in which a node has to be repeated; parts of one result are taken out of it at once."""
-        own = self._own_need(node)
-        return own if own == _NEVER else min([own, *(self._own_need(one) for one in self.flow.parts.get(node, ()))])
+        first = self._own_need(node)
+        return (
+            first
+            if first == _NEVER
+            else min([first, *(self._own_need(part) for part in self.flow.parts.get(node, ()))])
+        )
 
     def _own_need(self, node: int) -> int:
         if not self._gone(node):
             return _NEVER
-        first = min((self._slot[one] for one in self.flow.repeaters[node]), default=_NEVER)
+        first = min((self._slot[repeater] for repeater in self.flow.repeaters[node]), default=_NEVER)
         if self._missing[node] and self.flow.late[node]:
             first = min(first, self.flow.late[node][0])
         return first
 
     def _run_or_not(self, changed: Iterable[int], dirty: set[int]) -> None:
         """Finds anew which nodes of the forward pass somebody still needs."""
-        waiting = [-one for one in set(changed) if self.flow.forward[one] and not self.flow.stays[one]]
+        waiting = [-storage for storage in set(changed) if self.flow.forward[storage] and not self.flow.stays[storage]]
         heapq.heapify(waiting)
         while waiting:
             node = -heapq.heappop(waiting)
@@ -195,17 +199,17 @@ class Simulator:
             self._need[node] = self._workspace[node] if runs else _NOT_RUN
             self._picoseconds += self._cost(node) * (1 if runs else -1)
             dirty.update(self.flow.nodes[node].storages)
-            for one in self.flow.nodes[node].inputs:
-                dirty.update(self.flow.nodes[one].storages)
-                if self.flow.forward[one] and not self.flow.stays[one]:
-                    heapq.heappush(waiting, -one)
+            for input_ in self.flow.nodes[node].inputs:
+                dirty.update(self.flow.nodes[input_].storages)
+                if self.flow.forward[input_] and not self.flow.stays[input_]:
+                    heapq.heappush(waiting, -input_)
 
     def _is_needed(self, node: int) -> bool:
-        if any(self._runs[one] for one in self.flow.early[node]):
+        if any(self._runs[storage] for storage in self.flow.early[node]):
             return True
         if self.flow.late[node] and not self._missing[node]:
             return True
-        return not self._gone(node) and any(self._slot[one] != _NEVER for one in self.flow.repeaters[node])
+        return not self._gone(node) and any(self._slot[repeater] != _NEVER for repeater in self.flow.repeaters[node])
 
     def _renew(self, storage: int, slots: set[int]) -> None:
         """Finds anew how long a storage and its second making are held."""
@@ -240,12 +244,16 @@ class Simulator:
                 continue
             if self.flow.kept[node]:
                 death = (end, _NEVER)
-            uses = [one for one in self.flow.early[node] if self._runs[one]]
+            uses = [storage for storage in self.flow.early[node] if self._runs[storage]]
             if not self._missing[node]:
                 uses += self.flow.late[node][-1:]
             death = max(death, (max([node, *uses]), _NEVER))
             if not self._gone(node):
-                again = [(self._slot[one], one) for one in self.flow.repeaters[node] if self._slot[one] != _NEVER]
+                again = [
+                    (self._slot[repeater], repeater)
+                    for repeater in self.flow.repeaters[node]
+                    if self._slot[repeater] != _NEVER
+                ]
                 death = max([death, *again])
         placeholder = self.flow.nodes[creator].is_placeholder
         return _Life(self.flow.sizes[storage], (0 if placeholder else creator, _NEVER), death)
@@ -267,7 +275,11 @@ class Simulator:
             death = max(death, (self._slot[node], node))
             if self._missing[node] and self.flow.late[node]:
                 death = max(death, (self.flow.late[node][-1], _NEVER))
-            again = [(self._slot[one], one) for one in self.flow.repeaters[node] if self._slot[one] != _NEVER]
+            again = [
+                (self._slot[repeater], repeater)
+                for repeater in self.flow.repeaters[node]
+                if self._slot[repeater] != _NEVER
+            ]
             death = max([death, *again])
         return _Life(self.flow.sizes[storage], birth, death)
 

@@ -38,8 +38,8 @@ class TrainingStep:
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters of model and optimizer, each once: those of the model first."""
-        groups = [one for group in self.optimizer.param_groups for one in group["params"]]
-        return list({id(one): one for one in [*self.model.parameters(), *groups]}.values())
+        groups = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return list({id(parameter): parameter for parameter in [*self.model.parameters(), *groups]}.values())
 
     def buffers(self) -> list[Tensor]:
         """The buffers of the model, each once."""
@@ -65,14 +65,16 @@ class TrainingStep:
         """Of ``tensors()``, for messages."""
         known = {id(one): f"parameter {name}" for name, one in self.model.named_parameters()}
         known |= {id(one): f"buffer {name}" for name, one in self.model.named_buffers()}
-        own = [known.get(id(one), "a parameter of the optimizer") for one in [*self.parameters(), *self.buffers()]]
+        names = [
+            known.get(id(tensor), "a parameter of the optimizer") for tensor in [*self.parameters(), *self.buffers()]
+        ]
         state = [name for name, value in self._state() if isinstance(value, Tensor)]
-        return [*own, *state, *(f"tensor {index} of the batch" for index in range(len(leaves(self.batch))))]
+        return [*names, *state, *(f"tensor {index} of the batch" for index in range(len(leaves(self.batch))))]
 
     def clear(self) -> None:
         """Sets all gradients to None."""
-        for one in self.parameters():
-            one.grad = None
+        for parameter in self.parameters():
+            parameter.grad = None
 
     def tensors(self) -> list[Tensor]:
         """Everything that a step reads from outside: parameters, buffers, optimizer state, batch."""
@@ -80,7 +82,7 @@ class TrainingStep:
 
     def gradients(self) -> list[Tensor | None]:
         """Of ``parameters()``, in their order; None where a parameter has none."""
-        return [one.grad for one in self.parameters()]
+        return [parameter.grad for parameter in self.parameters()]
 
 
 def plain_step(

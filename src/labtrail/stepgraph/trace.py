@@ -54,20 +54,20 @@ class TracedStep:
                 the batch.
         """
         check_numbers(self.numbers, numbers_of(step))
-        given = [*step.tensors(), *self.constants]
+        tensors = [*step.tensors(), *self.constants]
         placeholders = self.fakes[: self.graph.first_call]
-        if len(given) != len(placeholders):
+        if len(tensors) != len(placeholders):
             raise TraceError(
-                f"the traced step takes {len(placeholders)} tensors, {len(given)} are given; an optimizer has its "
+                f"the traced step takes {len(placeholders)} tensors, {len(tensors)} are given; an optimizer has its "
                 "state after its first step only"
             )
-        for index, (one, fake) in enumerate(zip(given, placeholders, strict=True)):
+        for index, (one, fake) in enumerate(zip(tensors, placeholders, strict=True)):
             if one.shape != fake.shape or one.dtype != fake.dtype or one.device != fake.device:
                 raise TraceError(
                     f"tensor {index} of the step: traced as {_described(fake)}, given {_described(one)}; trace it again"
                 )
         # Detached they share memory, and autograd has nothing to record.
-        return [one.detach() for one in given]
+        return [tensor.detach() for tensor in tensors]
 
 
 def _described(tensor: Tensor) -> str:
@@ -97,7 +97,7 @@ def trace(step: TrainingStep) -> TracedStep:
         with Notes(copied.model):
             loss, gradients = _take(copied)
         trained.extend(index for index, one in enumerate(gradients) if one is not None)
-        return [loss, *(one for one in gradients if one is not None)]
+        return [loss, *(gradient for gradient in gradients if gradient is not None)]
 
     with failure.explained():
         calls = compat.trace_calls(traced, before.tensors, mode)
@@ -111,15 +111,15 @@ def trace(step: TrainingStep) -> TracedStep:
 
 def _take(step: TrainingStep) -> tuple[Tensor, list[Tensor | None]]:
     """(loss, gradients as the optimizer finds them, or as they are in the end if it takes none)."""
-    found: list[list[Tensor | None]] = []
-    handle = step.optimizer.register_step_pre_hook(lambda *_: found.append(step.gradients()))
+    gradients: list[list[Tensor | None]] = []
+    handle = step.optimizer.register_step_pre_hook(lambda *_: gradients.append(step.gradients()))
     try:
         loss = step.take()
     finally:
         handle.remove()
     if not isinstance(loss, Tensor):
         raise TraceError(f"the step returns a {type(loss).__name__}; it has to return its loss, a tensor")
-    return loss, found[-1] if found else step.gradients()
+    return loss, gradients[-1] if gradients else step.gradients()
 
 
 def _check_constants(constants: Mapping[str, Any]) -> None:
@@ -144,9 +144,9 @@ def _fake(step: TrainingStep) -> tuple[Any, TrainingStep]:
         mode = compat.fake_mode()
         with failure.explained():
             # An optimizer leaves attributes of its own out when it is copied.
-            own = {name: value for name, value in vars(step.optimizer).items() if not name.startswith("_")}
-            model, optimizer, batch, own = compat.fake_copy((step.model, step.optimizer, step.batch, own), mode)
-            vars(optimizer).update(own)
+            fields = {name: value for name, value in vars(step.optimizer).items() if not name.startswith("_")}
+            model, optimizer, batch, fields = compat.fake_copy((step.model, step.optimizer, step.batch, fields), mode)
+            vars(optimizer).update(fields)
         copied = TrainingStep(model, optimizer, batch, step.run)
     copied.clear()
     return mode, copied

@@ -25,7 +25,7 @@ def workspaces(traced: TracedStep) -> np.ndarray:
     The optimizer's are taken to need none: their inputs are the whole model; so are calls that refuse made-up inputs,
     and elementwise operators over one of their inputs. The random state is left as it was.
     """
-    found = np.zeros(len(traced.graph.nodes), np.int64)
+    bytes_per_node = np.zeros(len(traced.graph.nodes), np.int64)
     alike: dict[Hashable, list[int]] = {}
     for node in traced.graph.nodes[traced.graph.first_call :]:
         if _computes(node, traced):
@@ -35,8 +35,8 @@ def workspaces(traced: TracedStep) -> np.ndarray:
     with torch.random.fork_rng(devices), torch.no_grad():
         needed = _measure(traced, firsts)
     for ids, size in zip(alike.values(), needed, strict=True):
-        found[ids] = size
-    return found
+        bytes_per_node[ids] = size
+    return bytes_per_node
 
 
 def _computes(node: Node, traced: TracedStep) -> bool:
@@ -46,7 +46,7 @@ def _computes(node: Node, traced: TracedStep) -> bool:
     # On a GPU fused attention hands seeds to its backward pass that cannot be made up.
     if "attention_backward" in node.op and "cpu" not in node.op:
         return False
-    read = {storage for one in node.inputs for storage in traced.graph.nodes[one].storages}
+    read = {storage for input_ in node.inputs for storage in traced.graph.nodes[input_].storages}
     return bool(node.writes) or not set(node.storages) <= read
 
 
@@ -58,7 +58,7 @@ def _signature(call: Call, fakes: tuple[Any, ...]) -> Hashable:
             fake = fakes[value.id]
             return (tuple(fake.shape), fake.stride(), fake.dtype) if isinstance(fake, Tensor) else repr(fake)
         if isinstance(value, list | tuple):
-            return tuple(described(one) for one in value)
+            return tuple(described(element) for element in value)
         return repr(value)
 
     return (str(call.target), described(call.args), tuple((key, described(one)) for key, one in call.kwargs.items()))
@@ -104,7 +104,7 @@ def _arguments(traced: TracedStep, index: int) -> dict[int, Any]:
             return fake
         return torch.empty_strided(fake.shape, fake.stride(), dtype=fake.dtype, device=fake.device).zero_()
 
-    return {one: real(traced.fakes[one]) for one in traced.graph.nodes[index].inputs}
+    return {input_: real(traced.fakes[input_]) for input_ in traced.graph.nodes[index].inputs}
 
 
 def _called(call: Call, arguments: dict[int, Any]) -> Any:
@@ -112,7 +112,7 @@ def _called(call: Call, arguments: dict[int, Any]) -> Any:
         if isinstance(value, Ref):
             return arguments[value.id]
         if isinstance(value, list | tuple):
-            return [given(one) for one in value]
+            return [given(element) for element in value]
         return value
 
     try:

@@ -97,11 +97,11 @@ def open_checked(uri: str) -> MlflowClient:
     try:
         return MlflowClient(uri)
     except MlflowException as error:
-        if (found := _OTHER_SCHEMA.search(str(error))) is None:
+        if (match := _OTHER_SCHEMA.search(str(error))) is None:
             raise
         shown = without_secrets(uri)
         raise ClaimError(
-            f"{shown}: the database is of another version of MLflow (schema {found[1]}, this one has {found[2]}); "
+            f"{shown}: the database is of another version of MLflow (schema {match[1]}, this one has {match[2]}); "
             f"install that version, or, if it is an older one, copy the database and run: mlflow db upgrade {shown}"
         ) from error
 
@@ -137,21 +137,23 @@ def experiment_named(client: MlflowClient, name: str, artifacts: str = "") -> st
     Raises:
         ClaimError: it was deleted.
     """
-    found: Experiment | None = client.get_experiment_by_name(name)
-    if found is not None:
-        if found.lifecycle_stage != "active":
-            raise ClaimError(f"experiment {name!r} was deleted; 'mlflow experiments restore -x {found.experiment_id}'")
-        return found.experiment_id
+    experiment: Experiment | None = client.get_experiment_by_name(name)
+    if experiment is not None:
+        if experiment.lifecycle_stage != "active":
+            raise ClaimError(
+                f"experiment {name!r} was deleted; 'mlflow experiments restore -x {experiment.experiment_id}'"
+            )
+        return experiment.experiment_id
     try:
         return client.create_experiment(name, str(Path(artifacts).absolute() / name) if artifacts else None)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
         # Another working folder uses the same server and was faster.
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             raise
-        return found.experiment_id
+        return experiment.experiment_id
 
 
 def all_experiments(client: MlflowClient) -> list[Experiment]:
@@ -161,7 +163,7 @@ def all_experiments(client: MlflowClient) -> list[Experiment]:
 
 def search(client: MlflowClient, condition: str, order_by: list[str] | None = None) -> list[MlflowRun]:
     """Every active run of every active experiment that meets an MLflow filter; pages past 1,000."""
-    experiments = [one.experiment_id for one in all_experiments(client)]
+    experiments = [experiment.experiment_id for experiment in all_experiments(client)]
     return all_pages(client.search_runs, experiment_ids=experiments, filter_string=condition, order_by=order_by)
 
 

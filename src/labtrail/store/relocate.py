@@ -9,9 +9,12 @@ from labtrail.store.connection import local_path, open_checked, tracking_uri
 
 # Table and column of every place in which the store keeps an artifact's address.
 _ADDRESSES = (
-    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
-    ("model_versions", "source"), ("model_versions", "storage_location"),
-)  # fmt: skip
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 
 
 def relocate(old: Path, new: Path, uri: str = "") -> dict[str, int]:
@@ -41,7 +44,7 @@ def relocate(old: Path, new: Path, uri: str = "") -> dict[str, int]:
     with engine.begin() as connection:
         for table, column in _ADDRESSES:
             rows = connection.execute(text(f"SELECT DISTINCT {column} FROM {table}")).scalars()  # noqa: S608 own names
-            moved = {one: _moved(one, old, new) for one in rows if one}
+            moved = {row: _moved(row, old, new) for row in rows if row}
             count = 0
             for before, after in moved.items():
                 if after != before:

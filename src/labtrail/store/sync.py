@@ -55,9 +55,9 @@ def sync(source: MlflowClient, target: MlflowClient, only: Collection[str] | Non
     """
     if connection.absolute(source.tracking_uri) == connection.absolute(target.tracking_uri):
         raise LabtrailError(f"{source.tracking_uri}: source and target are the same store")
-    experiments = {one.experiment_id: one for one in connection.all_experiments(source)}
-    found = [run for run in connection.search(source, "") if only is None or run.info.run_id in only]
-    runs = sorted(found, key=lambda run: (run.info.start_time or 0, run.info.run_id))
+    experiments = {experiment.experiment_id: experiment for experiment in connection.all_experiments(source)}
+    source_runs = [run for run in connection.search(source, "") if only is None or run.info.run_id in only]
+    runs = sorted(source_runs, key=lambda run: (run.info.start_time or 0, run.info.run_id))
     # One that is continued keeps the time of its earlier end.
     ended = [run for run in runs if run.info.status not in contract.OPEN]
     known = {
@@ -72,9 +72,10 @@ def sync(source: MlflowClient, target: MlflowClient, only: Collection[str] | Non
         elif connection.has_run(target, _origin(run), deleted=False):
             ids[run.info.run_id] = _origin(run)
     due = [
-        run for run in ended
+        run
+        for run in ended
         if ids.get(run.info.run_id) != _origin(run) and not _is_copy(known.get(_origin(run)), _digest(run))
-    ]  # fmt: skip
+    ]
     # All are opened before any is filled, so that their ids are known where one names another.
     for run in due:
         if run.info.run_id not in ids:
@@ -120,8 +121,10 @@ def _fill(
     if isinstance(run.inputs, RunInputs) and run.inputs.dataset_inputs:
         target.log_inputs(run_id, run.inputs.dataset_inputs)
     _copy_artifacts(source_id, run_id, source, target)
-    own = {key: value for key, value in run.data.tags.items() if key not in (contract.SOURCE_RUN, contract.SYNCED)}
-    tags = {key: _renamed(value, ids) if key in _NAMING else value for key, value in own.items()}
+    source_tags = {
+        key: value for key, value in run.data.tags.items() if key not in (contract.SOURCE_RUN, contract.SYNCED)
+    }
+    tags = {key: _renamed(value, ids) if key in _NAMING else value for key, value in source_tags.items()}
     for start in range(0, len(tags), _PER_CALL_SMALL):
         part = list(tags.items())[start : start + _PER_CALL_SMALL]
         target.log_batch(run_id, tags=[RunTag(key, value) for key, value in part])
@@ -133,14 +136,14 @@ def _fill(
 
 
 def _renamed(value: str, ids: Mapping[str, str]) -> str:
-    return " ".join(ids.get(one, one) for one in value.split())
+    return " ".join(ids.get(word, word) for word in value.split())
 
 
 def _batches(run: MlflowRun, source: MlflowClient) -> Iterator[list[Metric]]:
-    points = [one for name in run.data.metrics for one in source.get_metric_history(run.info.run_id, name)]
+    points = [point for name in run.data.metrics for point in source.get_metric_history(run.info.run_id, name)]
     for start in range(0, len(points), _PER_CALL):
         part = points[start : start + _PER_CALL]
-        yield [Metric(one.key, one.value, one.timestamp, one.step) for one in part]
+        yield [Metric(point.key, point.value, point.timestamp, point.step) for point in part]
 
 
 def _copy_artifacts(source_id: str, run_id: str, source: MlflowClient, target: MlflowClient) -> None:

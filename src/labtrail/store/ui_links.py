@@ -46,7 +46,7 @@ def these_runs(base: str, runs: Mapping[str, str]) -> str:
     if len(runs) <= _MOST_COMPARED or len(experiments) > 1:
         # A list shows one experiment only.
         return compare(base, experiments, list(runs))
-    condition = f"attributes.run_id IN ({', '.join(repr(one) for one in runs)})"
+    condition = f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in runs)})"
     return filtered(base, experiments[0], condition)
 
 

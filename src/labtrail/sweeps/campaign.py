@@ -129,32 +129,32 @@ def cells_of(config: CampaignConfig, task: Task[Any]) -> list[Cell]:
     Raises:
         ConfigError: a cell's config is not valid; names the cell.
     """
-    found: list[Cell] = []
+    cells: list[Cell] = []
     for group in config.groups:
         for combination in itertools.product(*group.grid.values()):
             values = {key: text_of(value) for key, value in group.values.items()}
             values |= {key: text_of(value) for key, value in zip(group.grid, combination, strict=True)}
             cell = Cell(group, values)
-            cell.needs = {key: _the_one(found, name, cell) for key, name in group.reads.items()}
+            cell.needs = {key: _the_one(cells, name, cell) for key, name in group.reads.items()}
             _load(task, cell)
-            if cell.name in {one.name for one in found}:
+            if cell.name in {other.name for other in cells}:
                 raise ConfigError([f"{cell.name}: there twice; a grid's values and the names of groups have to differ"])
-            found.append(cell)
-    return found
+            cells.append(cell)
+    return cells
 
 
 def _the_one(earlier: Sequence[Cell], group: str, cell: Cell) -> Cell:
     """The cell of an earlier group that a cell reads."""
-    found = [one for one in earlier if one.group.name == group and _agree(one, cell)]
-    if len(found) != 1:
-        raise ConfigError([f"{cell.name}: reads {group}, where {len(found)} cells agree with it; expected one"])
-    return found[0]
+    agreeing = [candidate for candidate in earlier if candidate.group.name == group and _agree(candidate, cell)]
+    if len(agreeing) != 1:
+        raise ConfigError([f"{cell.name}: reads {group}, where {len(agreeing)} cells agree with it; expected one"])
+    return agreeing[0]
 
 
-def _agree(one: Cell, other: Cell) -> bool:
+def _agree(first: Cell, other: Cell) -> bool:
     """Whether two cells have the same values for the grid keys that both groups have."""
-    shared = one.group.grid.keys() & other.group.grid.keys()
-    return all(one.values[key] == other.values[key] for key in shared)
+    shared = first.group.grid.keys() & other.group.grid.keys()
+    return all(first.values[key] == other.values[key] for key in shared)
 
 
 def _load(task: Task[Any], cell: Cell) -> Any:
@@ -197,10 +197,10 @@ class Campaign:
         if finished is None:
             finished = _finished(self._task.name)
         for cell in self.cells:
-            lost = next((one for one in cell.needs.values() if one.state == "failed"), None)
+            lost = next((need for need in cell.needs.values() if need.state == "failed"), None)
             if lost is not None:
                 cell.state, cell.problem = "failed", f"needs {lost.name}, which failed"
-            if cell.state in ("waiting", "ready") and all(one.state == "done" for one in cell.needs.values()):
+            if cell.state in ("waiting", "ready") and all(need.state == "done" for need in cell.needs.values()):
                 self._identify(cell)
                 if cell.key in finished and not cell.gone:
                     cell.state, cell.run_id = "done", finished[cell.key]
@@ -237,7 +237,7 @@ class Campaign:
 
     def record_exit(self, name: str, status: int) -> Cell:
         """Notes the end of a cell's process; only a FINISHED run in the store makes it done."""
-        (cell,) = (one for one in self.cells if one.name == name)
+        (cell,) = (cell for cell in self.cells if cell.name == name)
         run_id = _finished(self._task.name).get(cell.key)
         if run_id is not None:
             cell.state, cell.run_id = "done", run_id
@@ -253,10 +253,16 @@ class Campaign:
     def table(self) -> pd.DataFrame:
         """A row per cell: group, name, state, run_id, problem, and its values."""
         rows = [
-            {"group": cell.group.name, "cell": cell.name, "state": cell.state, "run_id": cell.run_id,
-             "problem": cell.problem, **cell.values}
+            {
+                "group": cell.group.name,
+                "cell": cell.name,
+                "state": cell.state,
+                "run_id": cell.run_id,
+                "problem": cell.problem,
+                **cell.values,
+            }
             for cell in self.cells
-        ]  # fmt: skip
+        ]
         return pd.DataFrame(rows)
 
 

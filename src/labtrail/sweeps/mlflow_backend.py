@@ -45,9 +45,13 @@ _log = logging.getLogger("labtrail")
 
 # What MLflow adds to every backend config.
 _FOREIGN = {
-    PROJECT_BUILD_IMAGE, PROJECT_DOCKER_ARGS, PROJECT_DOCKER_AUTH, PROJECT_ENV_MANAGER, PROJECT_STORAGE_DIR,
+    PROJECT_BUILD_IMAGE,
+    PROJECT_DOCKER_ARGS,
+    PROJECT_DOCKER_AUTH,
+    PROJECT_ENV_MANAGER,
+    PROJECT_STORAGE_DIR,
     PROJECT_SYNCHRONOUS,
-}  # fmt: skip
+}
 _PLACE = re.compile(r"\{(\w+)\}")
 _OPEN = (RunStatus.RUNNING, RunStatus.SCHEDULED)
 
@@ -69,9 +73,15 @@ class BatchBackend(AbstractBackend):
         self._scheduler = scheduler
 
     def run(
-        self, project_uri: str, entry_point: str, params: dict[str, Any], version: str | None,
-        backend_config: dict[str, Any], tracking_uri: str, experiment_id: str,  # noqa: ARG002 the store is in the environment
-    ) -> "BatchRun":  # fmt: skip
+        self,
+        project_uri: str,
+        entry_point: str,
+        params: dict[str, Any],
+        version: str | None,
+        backend_config: dict[str, Any],
+        tracking_uri: str,  # noqa: ARG002 the store is in the environment
+        experiment_id: str,
+    ) -> "BatchRun":
         """Opens a run, submits its job and returns at once.
 
         Raises:
@@ -84,11 +94,16 @@ class BatchBackend(AbstractBackend):
             raise ExecutionException(str(error)) from None
 
     def _submitted(
-        self, uri: str, entry_point: str, params: dict[str, Any], version: str | None, given: dict[str, Any],
+        self,
+        uri: str,
+        entry_point: str,
+        params: dict[str, Any],
+        version: str | None,
+        backend_config: dict[str, Any],
         experiment_id: str,
-    ) -> "BatchRun":  # fmt: skip
-        own = {key: value for key, value in given.items() if key not in _FOREIGN}
-        config = validated(BatchConfig, own, Path(f"{self._scheduler} backend config"))
+    ) -> "BatchRun":
+        values = {key: value for key, value in backend_config.items() if key not in _FOREIGN}
+        config = validated(BatchConfig, values, Path(f"{self._scheduler} backend config"))
         queue = queue_named(self._scheduler, config.timeout_s)
         folder = Path(fetch_and_validate_project(uri, version, entry_point, params))
         words = words_of(load_project(str(folder)).get_entry_point(entry_point), params)

@@ -148,7 +148,7 @@ class _Team:
 
 
 def _metrics(study: Any, done: int) -> dict[str, float]:
-    found = {"study/trials": float(done)}
-    if any(one.value is not None and one.state.name == "COMPLETE" for one in study.get_trials(deepcopy=False)):
-        found["study/best"] = float(study.best_value)
-    return found
+    metrics = {"study/trials": float(done)}
+    if any(trial.value is not None and trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False)):
+        metrics["study/best"] = float(study.best_value)
+    return metrics

@@ -115,8 +115,8 @@ class StudyConfig(Config):
     @property
     def full_name(self) -> str:
         """Name in the storage: another space or base is another study, more trials are the same one."""
-        own = self.model_copy(update={"trials": 1, "storage": ""})
-        return f"{self.name}-{fingerprint(own, sha256_of(self.config))}"
+        identity = self.model_copy(update={"trials": 1, "storage": ""})
+        return f"{self.name}-{fingerprint(identity, sha256_of(self.config))}"
 
 
 def open_study(config: StudyConfig, worker: int = 0) -> optuna.Study:
@@ -192,7 +192,7 @@ def _next_trial(study: optuna.Study, config: StudyConfig) -> Generator[optuna.Tr
 
 def wants_more(study: optuna.Study, config: StudyConfig) -> bool:
     """Whether there is a trial to begin: one that waits, or one more than have ended or are running."""
-    states = [one.state for one in study.get_trials(deepcopy=False)]
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
     waiting, running = states.count(TrialState.WAITING), states.count(TrialState.RUNNING)
     return bool(waiting) or ended_trials(study) + running < config.trials
 
@@ -200,7 +200,7 @@ def wants_more(study: optuna.Study, config: StudyConfig) -> bool:
 def reclaim(study: optuna.Study, config: StudyConfig) -> None:
     """Asks again for the trials of this folder whose worker is gone; locks do not reach any further."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    for trial in (one for one in running if one.user_attrs.get(_PLACE, locks.place()) == locks.place()):
+    for trial in (lost for lost in running if lost.user_attrs.get(_PLACE, locks.place()) == locks.place()):
         lock = _trial_lock(config, trial.number)
         try:
             lock.acquire(blocking=False)
@@ -219,14 +219,14 @@ def _trial_lock(config: StudyConfig, number: int) -> FileLock:
 def ended_trials(study: optuna.Study) -> int:
     """Trials with a result, and those whose own run failed; a lost worker's trial is none of them."""
     return sum(
-        one.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        or (one.state == TrialState.FAIL and _ERROR in one.user_attrs)
-        for one in study.get_trials(deepcopy=False)
+        trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        or (trial.state == TrialState.FAIL and _ERROR in trial.user_attrs)
+        for trial in study.get_trials(deepcopy=False)
     )
 
 
 def _run_trial(study: optuna.Study, trial: optuna.Trial, config: StudyConfig, task: Task[Any], parent: str) -> None:
-    own = trial_config(config, task, trial.params)
+    config_of_trial = trial_config(config, task, trial.params)
     tags = {contract.PARENT: parent, contract.STUDY: config.full_name, contract.TRIAL: str(trial.number)}
     pruned = ""
 
@@ -239,7 +239,7 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, config: StudyConfig, ta
                 raise Stopped(pruned)
 
     try:
-        outcome = run_task(task, own, Options(watch=watch, tags=tags))
+        outcome = run_task(task, config_of_trial, Options(watch=watch, tags=tags))
     except LabtrailError:
         # Refused before it began: so would every other trial be.
         study.tell(trial, state=TrialState.FAIL)
@@ -280,7 +280,7 @@ def best_value(run_id: str, config: StudyConfig) -> float:
 
 def trial_table(study: optuna.Study) -> pd.DataFrame:
     """A row per trial: number, state, value, run_id, seconds, and its values."""
-    return pd.DataFrame([_row(one) for one in study.get_trials(deepcopy=False)])
+    return pd.DataFrame([_row(trial) for trial in study.get_trials(deepcopy=False)])
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
@@ -315,7 +315,7 @@ def outcome_files(study: optuna.Study, config: StudyConfig, task: Task[Any]) -> 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
     """Importance of each searched key (fANOVA); empty where too few trials, or equal ones, tell nothing."""
-    values = [one.value for one in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
     if len(values) < 4 or np.ptp(np.array(values, dtype=float)) == 0:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)

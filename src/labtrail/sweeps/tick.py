@@ -92,9 +92,9 @@ def refresh_from_queue(campaign: Campaign, batch: Batch, *, retry: bool = False)
             # One whose key was not known when the queue was read waits for the next tick.
             known = cell.key in names
             queued = queue.get(names[cell.key], queue.get(others.get(cell.key, ""))) if known else None
-            own = runs.get(cell.key)
-            cell.state, cell.problem = _state(own, queued, batch, retry) if known else ("waiting", "")
-            cell.run_id = str(own["run_id"]) if own else ""
+            newest_run = runs.get(cell.key)
+            cell.state, cell.problem = _state(newest_run, queued, batch, retry) if known else ("waiting", "")
+            cell.run_id = str(newest_run["run_id"]) if newest_run else ""
             cell.job_id = queued.job_id if queued else ""
     return runs
 
@@ -163,8 +163,10 @@ def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch
     token, since = (0, 0) if run is None else _counts(run)
     log = batch.config.logs / campaign.name / f"{cell.name}.log"
     variables = {
-        **batch.variables, contract.CAMPAIGN_VARIABLE: campaign.name, contract.TOKEN_VARIABLE: str(token + 1),
-    }  # fmt: skip
+        **batch.variables,
+        contract.CAMPAIGN_VARIABLE: campaign.name,
+        contract.TOKEN_VARIABLE: str(token + 1),
+    }
     command = campaign.job(cell).command
     if first:
         batch.queue.check(batch.script(Job(f"check-{name}", command, variables, log)))
@@ -198,12 +200,12 @@ def cancel(campaign: Campaign, batch: Batch) -> list[Cell]:
         if lock is None:
             raise Busy("a tick of this folder is at work; nothing was cancelled, try again in a moment")
         refresh_from_queue(campaign, batch)
-        found = [cell for cell in campaign.cells if cell.job_id]
-        batch.queue.cancel([cell.job_id for cell in found])
-        for cell in found:
+        with_jobs = [cell for cell in campaign.cells if cell.job_id]
+        batch.queue.cancel([cell.job_id for cell in with_jobs])
+        for cell in with_jobs:
             if cell.state != "running":
                 mark_killed(cell.run_id, "cancelled before its job began")
-        return found
+        return with_jobs
 
 
 def overview(cells: Collection[Cell]) -> pd.DataFrame:

@@ -89,8 +89,12 @@ def _run(command: list[str]) -> int:
 
 
 _TEST_METRICS = (
-    "accuracy", "accuracy_top5", "baseline_1nn", "macro_f1", "baseline_extratrees_macro_f1",
-)  # fmt: skip
+    "accuracy",
+    "accuracy_top5",
+    "baseline_1nn",
+    "macro_f1",
+    "baseline_extratrees_macro_f1",
+)
 
 
 def _outcome(stop: Stop, overrides: dict[str, str]) -> dict[str, Any]:

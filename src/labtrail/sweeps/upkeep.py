@@ -40,8 +40,10 @@ def doctor() -> Iterator[Finding]:
     yield Finding("ok", f"store {connection.tracking_uri()}: {len(experiments)} experiments")
     runs = connection.search(client, "")
     used = {run.info.experiment_id for run in runs}
-    for one in experiments:
-        yield from _experiment(one.name, str(one.artifact_location), used=one.experiment_id in used)
+    for experiment in experiments:
+        yield from _experiment(
+            experiment.name, str(experiment.artifact_location), used=experiment.experiment_id in used
+        )
     yield from _artifacts(client, runs)
     yield from _open_runs(runs)
     yield _versions()
@@ -53,7 +55,7 @@ def _experiment(name: str, location: str, *, used: bool) -> Iterator[Finding]:
     folder = connection.local_path(location)
     if folder is None or folder.is_dir():
         return
-    base = next(one for one in folder.parents if one.exists())
+    base = next(parent for parent in folder.parents if parent.exists())
     if used:
         remedy = "was the checkout moved? labtrail relocate OLD NEW mends it"
         yield Finding("problem", f"experiment {name}: its artifacts lie in {folder}, which is not there; {remedy}")
@@ -78,11 +80,11 @@ def _artifacts(client: connection.MlflowClient, runs: Sequence[connection.Mlflow
     yield _listed("artifact folders without a run", orphans, "note")
 
 
-def _listed(what: str, found: list[str], verdict: Literal["problem", "note"]) -> Finding:
-    if not found:
+def _listed(what: str, names: list[str], verdict: Literal["problem", "note"]) -> Finding:
+    if not names:
         return Finding("ok", f"no {what}")
-    shown = ", ".join(sorted(found)[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
-    return Finding(verdict, f"{len(found)} {what}: {shown}")
+    shown = ", ".join(sorted(names)[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return Finding(verdict, f"{len(names)} {what}: {shown}")
 
 
 def _open_runs(runs: Sequence[connection.MlflowRun]) -> Iterator[Finding]:
@@ -97,8 +99,8 @@ def _open_runs(runs: Sequence[connection.MlflowRun]) -> Iterator[Finding]:
 
 
 def _versions() -> Finding:
-    found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
-    return Finding("ok", f"Python {sys.version.split()[0]}, {found}, on {socket.gethostname()}")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    return Finding("ok", f"Python {sys.version.split()[0]}, {versions}, on {socket.gethostname()}")
 
 
 def _disk() -> Finding:
@@ -124,7 +126,7 @@ def reap() -> list[tuple[str, str]]:
 def _dead(runs: Sequence[connection.MlflowRun]) -> list[tuple[connection.MlflowRun, str]]:
     """Open runs of this folder with nobody at work on them; those of other folders and people are theirs to judge."""
     jobs: dict[str, list[connection.MlflowRun]] = {}
-    found = []
+    dead = []
     for run in runs:
         tags = run.data.tags
         if run.info.status not in contract.OPEN or tags.get(contract.PLACE) != locks.place():
@@ -132,12 +134,12 @@ def _dead(runs: Sequence[connection.MlflowRun]) -> list[tuple[connection.MlflowR
         if contract.JOB_NAME in tags and contract.SCHEDULER in tags:
             jobs.setdefault(tags[contract.SCHEDULER], []).append(run)
         elif not is_held(run.info.run_id):
-            found.append((run, "its process is gone"))
+            dead.append((run, "its process is gone"))
     for scheduler, theirs in jobs.items():
         alive = queue_named(scheduler, _TIMEOUT_S).alive([run.data.tags[contract.JOB_NAME] for run in theirs])
-        found += [
+        dead += [
             (run, f"its {scheduler} job {run.data.tags.get(contract.JOB_ID, '')} is gone")
             for run in theirs
             if run.data.tags[contract.JOB_NAME] not in alive
         ]
-    return found
+    return dead

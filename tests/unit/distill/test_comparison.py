@@ -13,12 +13,23 @@ CELLS = [("none", 0.0, (0.80, 0.82, 0.84)), ("control", 0.5, (0.79, 0.80, 0.84))
 
 def runs() -> pd.DataFrame:
     rows = [
-        {"run_id": f"{method}{seed}", "data": "digits", "recipe": "resnet8", "arm": method, "method": method,
-         "alpha": alpha, "seed": seed,
-         "model": "resnet8", "teacher": "", "accuracy": score, "accuracy_last": score, "cka_33": 0.5}
+        {
+            "run_id": f"{method}{seed}",
+            "data": "digits",
+            "recipe": "resnet8",
+            "arm": method,
+            "method": method,
+            "alpha": alpha,
+            "seed": seed,
+            "model": "resnet8",
+            "teacher": "",
+            "accuracy": score,
+            "accuracy_last": score,
+            "cka_33": 0.5,
+        }
         for method, alpha, scores in CELLS
         for seed, score in enumerate(scores)
-    ]  # fmt: skip
+    ]
     teacher = {**rows[0], "run_id": "teacher", "model": "resnet14", "recipe": "resnet14", "accuracy": 0.99}
     return pd.DataFrame([*rows, teacher])
 

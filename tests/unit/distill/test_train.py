@@ -41,9 +41,12 @@ def test_students_side_by_side_are_those_of_separate_runs_also_after_a_cut(
     configs = [
         small_config(method=method, alpha=alpha, teacher=teacher, compute={"precision": "bf16"})
         for method, alpha, teacher in (
-            ("logit", 0.3, "0" * 32), ("fitnets", 0.7, "0" * 32), ("control", 0.5, ""), ("factor", 0.5, "0" * 32),
+            ("logit", 0.3, "0" * 32),
+            ("fitnets", 0.7, "0" * 32),
+            ("control", 0.5, ""),
+            ("factor", 0.5, "0" * 32),
         )
-    ]  # fmt: skip
+    ]
     alone = [run(config, tmp_path / f"alone{number}") for number, config in enumerate(configs)]
     # Five records: in the second epoch, the first student is one ahead of the others when the process dies.
     begun = run_together(configs, tmp_path / "together", records=5)
@@ -170,7 +173,7 @@ def test_balance_is_calibrated_before_the_first_step_and_then_frozen(
     use_small(monkeypatch, tmp_path)
     config = small_config(method="nst", loss={"balance": "gradient", "balance_batches": 2})
     records = run(config, tmp_path / "run")
-    weights = {one.metrics["train/extra_weight"] for one in records[:-1]}
+    weights = {record.metrics["train/extra_weight"] for record in records[:-1]}
     assert len(weights) == 1
     assert weights != {METHODS["nst"].weight}
     assert records[0].metrics["train/gradient_ratio"] == pytest.approx(1.0, rel=0.5)
@@ -222,8 +225,12 @@ def test_the_last_record_tells_of_the_best_weights_and_keeps_their_features(
     assert {f"test/{name}" for name in wanted} == set(last.metrics)
     found = load(last.files[FEATURES])
     assert {name: tuple(one.shape) for name, one in found.items()} == {
-        "logits": (96, 10), "labels": (96,), "stage_1": (96, 4), "stage_2": (96, 8), "stage_3": (96, 16),
-    }  # fmt: skip
+        "logits": (96, 10),
+        "labels": (96,),
+        "stage_1": (96, 4),
+        "stage_2": (96, 8),
+        "stage_3": (96, 16),
+    }
     right = (found["logits"].argmax(1) == found["labels"]).float().mean()
     assert float(right) == pytest.approx(last.metrics["test/accuracy"])
 
@@ -237,7 +244,7 @@ def test_a_fused_teacher_says_the_same() -> None:
     x = torch.randn(4, 3, 32, 32)
     plain = model(x)
     joined = fused(model)(x)
-    assert not [one for one in model.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    assert not [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for one, other in zip((*plain.stages, plain.logits), (*joined.stages, joined.logits), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
@@ -245,7 +252,7 @@ def test_a_fused_teacher_says_the_same() -> None:
 @pytest.mark.parametrize(("name", "parameters"), [("resnet56", 861_620), ("resnet112", 1_736_564)])
 def test_networks_have_the_sizes_that_the_notes_of_the_users_give(name: str, parameters: int) -> None:
     model = ResNet(small_config(model={"name": name}).model, 3, 100)
-    assert sum(one.numel() for one in model.parameters()) == parameters
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 def test_factors_are_a_share_of_the_teachers_channels() -> None:

@@ -106,8 +106,11 @@ def test_directives() -> None:
         }
     )
     assert Slurm().directives(own.asked) == [
-        "#SBATCH --gres=gpu:1", "#SBATCH --mem=8G", "#SBATCH --exclusive", "#SBATCH --nice=5",
-    ]  # fmt: skip
+        "#SBATCH --gres=gpu:1",
+        "#SBATCH --mem=8G",
+        "#SBATCH --exclusive",
+        "#SBATCH --nice=5",
+    ]
     assert Pbs().directives({"select": "1:ncpus=4", "q": "long"}) == ["#PBS -l select=1:ncpus=4", "#PBS -q long"]
 
 
@@ -164,13 +167,24 @@ def test_facts_of_a_job() -> None:
     assert cluster_facts({"PATH": "x"}) == {}
     found = cluster_facts(
         {
-            "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "kd", "SLURM_JOB_PARTITION": "gpu", "SLURMD_NODENAME": "n1",
-            "SLURM_CPUS_ON_NODE": "4", "CUDA_VISIBLE_DEVICES": "0,1", "SLURM_JOB_START_TIME": "100",
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NAME": "kd",
+            "SLURM_JOB_PARTITION": "gpu",
+            "SLURMD_NODENAME": "n1",
+            "SLURM_CPUS_ON_NODE": "4",
+            "CUDA_VISIBLE_DEVICES": "0,1",
+            "SLURM_JOB_START_TIME": "100",
             "SLURM_JOB_END_TIME": "400",
         }
-    )  # fmt: skip
+    )
     assert found == {
-        "scheduler.name": "slurm", "scheduler.job_id": "7", "scheduler.job_name": "kd", "scheduler.partition": "gpu",
-        "scheduler.node": "n1", "scheduler.cpus": "4", "scheduler.gpus": "2", "scheduler.limit_s": "300",
-    }  # fmt: skip
+        "scheduler.name": "slurm",
+        "scheduler.job_id": "7",
+        "scheduler.job_name": "kd",
+        "scheduler.partition": "gpu",
+        "scheduler.node": "n1",
+        "scheduler.cpus": "4",
+        "scheduler.gpus": "2",
+        "scheduler.limit_s": "300",
+    }
     assert cluster_facts({"PBS_JOBID": "17.server", "PBS_QUEUE": "workq"})["scheduler.name"] == "pbs"

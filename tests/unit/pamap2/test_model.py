@@ -108,7 +108,7 @@ def test_a_dedicated_model_reads_its_modalities_and_nothing_else(fusion: str, mi
     first, second = network(one, there), network(other, there)
     assert torch.equal(first.logits, second.logits)
     channels = {name: one for name, one in network.named_parameters() if name.endswith("body.0.weight")}
-    assert [one.shape[1] for one in channels.values()] == ([22] if fusion == "early" else [11, 11])
+    assert [channel.shape[1] for channel in channels.values()] == ([22] if fusion == "early" else [11, 11])
     if first.shares is not None:
         assert first.shares[:, [1, 3]].eq(0).all()
         torch.testing.assert_close(first.shares.sum(1), torch.ones(6))

@@ -15,40 +15,67 @@ from projects.profiler.families import Sizes, example
 _WORDS = {"vocab_size": 64}
 _NO_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _BERT = {
-    **_WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
+    **_WORDS,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
     "max_position_embeddings": 32,
-}  # fmt: skip
+}
 # The settings that make each family small; dropout is on in all that have it.
 MINIATURES: Mapping[str, dict[str, Any]] = {
     "resnet50": {"depths": [1, 2, 1, 1], "hidden_sizes": [16, 32, 32, 64], "embedding_size": 8, "num_labels": 10},
     "resnet152": {"depths": [2, 1, 2, 1], "hidden_sizes": [16, 16, 32, 32], "embedding_size": 8, "num_labels": 10},
     "mobilenet-v2": {"depth_multiplier": 0.25, "num_labels": 10},
     "convnext-tiny": {
-        "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 32], "num_labels": 10, "drop_path_rate": 0.3,
+        "depths": [1, 1, 1, 1],
+        "hidden_sizes": [8, 16, 16, 32],
+        "num_labels": 10,
+        "drop_path_rate": 0.3,
     },
     "vit-base": {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "patch_size": 8,
-        "hidden_dropout_prob": 0.1, "num_labels": 10,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "patch_size": 8,
+        "hidden_dropout_prob": 0.1,
+        "num_labels": 10,
     },
     "swin-tiny": {"embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 4, "num_labels": 10},
     "bert-base": _BERT,
     "bert-large": {**_BERT, "num_hidden_layers": 3},
     "gpt2": {**_WORDS, **_NO_TOKENS, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32},
     "llama-small": {
-        **_WORDS, **_NO_TOKENS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "intermediate_size": 48,
+        **_WORDS,
+        **_NO_TOKENS,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
     },
     "t5-small": {**_WORDS, "d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 2, "d_kv": 16},
     "whisper-tiny": {
-        **_WORDS, **_NO_TOKENS, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_source_positions": 20,
-        "max_target_positions": 32, "decoder_start_token_id": 1, "dropout": 0.1,
+        **_WORDS,
+        **_NO_TOKENS,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "max_source_positions": 20,
+        "max_target_positions": 32,
+        "decoder_start_token_id": 1,
+        "dropout": 0.1,
     },
     "spoter": {"model": {"layers": 2, "feed_forward": 64}},
     "pamap2": {"model": {"width": 8}, "split": {"window": 64, "step": 32}},
     "distill": {"model": {"name": "resnet8", "width": 8}},
     "tiny": {},
-}  # fmt: skip
+}
 SMALL = Sizes(batch=4, sequence=12, image=64)
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
@@ -68,7 +95,7 @@ def miniature(name: str, sizes: Sizes = SMALL, optimizer: MakeOptimizer = adamw)
 def step_of(
     model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], Tensor], optimizer: MakeOptimizer = adamw
 ) -> TrainingStep:
-    parameters = [one for one in model.parameters() if one.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return TrainingStep(model, optimizer(parameters), batch, plain_step(loss))
 
 

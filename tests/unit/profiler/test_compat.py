@@ -42,7 +42,7 @@ def test_meta_models_become_fake_with_their_ties() -> None:
     assert model.mix.weight is model.again.weight
     assert {one.device.type for one in [*model.parameters(), *model.buffers()]} == {"cpu"}
     assert all(compat.is_fake(one) for one in [*model.parameters(), *model.buffers()])
-    assert all(one.requires_grad for one in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_known_number_is_forgotten() -> None:
@@ -88,8 +88,9 @@ def test_an_operator_that_cannot_be_written_as_source_is_traced() -> None:
 
 def test_markers_exist() -> None:
     assert {str(one) for one in compat.MARKERS} == {
-        "profiler._record_function_enter_new.default", "profiler._record_function_exit._RecordFunction",
-    }  # fmt: skip
+        "profiler._record_function_enter_new.default",
+        "profiler._record_function_exit._RecordFunction",
+    }
 
 
 class Watch(compat.TorchDispatchMode):

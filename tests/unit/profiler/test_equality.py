@@ -33,12 +33,12 @@ def assert_same_steps(step: TrainingStep) -> None:
     other = twin(step)
     traced = trace(step)
     program = Program(traced)
-    states = [one.get_state() for one in generators(step)]
+    states = [generator.get_state() for generator in generators(step)]
     torch.manual_seed(7)
     losses, gradients = [], []
     for _ in range(STEPS):
         losses.append(other.take())
-        gradients.append([one.clone() for one in other.gradients() if one is not None])
+        gradients.append([gradient.clone() for gradient in other.gradients() if gradient is not None])
     expected = torch.get_rng_state()
     for one, state in zip(generators(step), states, strict=True):
         one.set_state(state)
@@ -89,7 +89,7 @@ OPTIMIZERS: dict[str, MakeOptimizer] = {
     "adagrad": lambda p: Adagrad(p, lr=1e-2, fused=True),
     "rmsprop": lambda p: RMSprop(p, lr=1e-2, momentum=0.9),
     "two groups": lambda p: SGD([{"params": p[:2], "lr": 1e-1}, {"params": p[2:]}], lr=1e-3, momentum=0.9),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -156,8 +156,13 @@ def test_two_backward_passes() -> None:
 
     step = TrainingStep(plain.model, plain.optimizer, plain.batch, run)
     assert_same_steps(step)
-    for one in activations(trace(step).graph):
-        assert one.created <= one.last_forward_use < one.first_backward_use <= one.last_backward_use
+    for activation in activations(trace(step).graph):
+        assert (
+            activation.created
+            <= activation.last_forward_use
+            < activation.first_backward_use
+            <= activation.last_backward_use
+        )
 
 
 def test_accumulated_passes() -> None:

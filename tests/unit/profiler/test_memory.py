@@ -130,10 +130,10 @@ def test_an_alias_keeps_its_storage() -> None:
 @pytest.mark.parametrize("name", ["tiny", "bert-base", "distill", "spoter"])
 def test_swapping_changes_memory_and_nothing_else(name: str) -> None:
     traced, program, inputs = ready(miniature(name))
-    kept = [one.detach().clone() for one in inputs]
+    kept = [input_.detach().clone() for input_ in inputs]
     torch.manual_seed(3)
     expected = [one.clone() for one in program.run(inputs)]
-    updated = [one.detach().clone() for one in inputs]
+    updated = [input_.detach().clone() for input_ in inputs]
     for one, before in zip(inputs, kept, strict=True):
         one.detach().copy_(before)
 

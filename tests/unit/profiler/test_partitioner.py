@@ -51,6 +51,11 @@ def test_inductors_operators_are_smaller() -> None:
 
 def test_budgets_between_have_every_solver() -> None:
     settings = Joint(paper("bert-base", PLAIN), decomposed=False).settings((0.0, 0.5, 1.0))
-    assert [(one.budget, one.solver) for one in settings] == [
-        (1.0, "default"), (0.0, "dp"), (0.5, "dp"), (0.5, "greedy"), (0.5, "ilp"), (1.0, "dp"),
-    ]  # fmt: skip
+    assert [(setting.budget, setting.solver) for setting in settings] == [
+        (1.0, "default"),
+        (0.0, "dp"),
+        (0.5, "dp"),
+        (0.5, "greedy"),
+        (0.5, "ilp"),
+        (1.0, "dp"),
+    ]

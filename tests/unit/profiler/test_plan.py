@@ -22,8 +22,11 @@ from tests.unit.profiler.steps import RandomModel, miniature, random_step, step_
 from tests.unit.profiler.test_simulate import made_up_costs
 
 BLOCKS = {
-    "bert-base": Sizes(8, 32, 64), "gpt2": Sizes(8, 32, 64), "resnet50": Sizes(4, 12, 64), "distill": Sizes(8, 12, 32),
-}  # fmt: skip
+    "bert-base": Sizes(8, 32, 64),
+    "gpt2": Sizes(8, 32, 64),
+    "resnet50": Sizes(4, 12, 64),
+    "distill": Sizes(8, 12, 32),
+}
 
 
 def planned(name: str, sizes: Sizes) -> tuple[TracedStep, Costs, int]:
@@ -79,11 +82,11 @@ def test_a_frontier_is_reached_monotone_and_nearly_proven(name: str) -> None:
     assert least < 0.9 * base
     plans = list(planner.frontier(np.linspace(least, planner.peak_bytes, 5).tolist(), 5))
     assert len(plans) == 5
-    assert all(one.peak_bytes <= one.target_bytes for one in plans)
+    assert all(plan.peak_bytes <= plan.target_bytes for plan in plans)
     assert all(first.extra_time_s <= second.extra_time_s for first, second in itertools.pairwise(plans))
-    assert max(one.gap for one in plans[:-1]) <= 0.05
-    for one in plans:
-        assert_as_predicted(traced, costs, one)
+    assert max(plan.gap for plan in plans[:-1]) <= 0.05
+    for plan in plans:
+        assert_as_predicted(traced, costs, plan)
 
 
 def assert_as_predicted(traced: TracedStep, costs: Costs, plan: Plan) -> None:
@@ -143,7 +146,7 @@ def test_gradients_under_a_plan_are_those_of_finite_differences() -> None:
     program = Program(rewrite(traced, Simulator(traced.graph, made_up_costs(len(traced.graph.nodes), 0)).able).step)
     torch.manual_seed(1)
     _, *gradients = program.run(traced.inputs(step))
-    directions = [torch.randn_like(one) for one in model.parameters()]
+    directions = [torch.randn_like(parameter) for parameter in model.parameters()]
     expected = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
 
     def moved(distance: float) -> float:

@@ -42,10 +42,22 @@ def graph_of(
 ) -> StepGraph:
     """Rows are (operator, phase, inputs, storages of the value); storages are (bytes, creator, role)."""
     nodes = tuple(
-        Node(index, f"n{index}", op, phase, storages[own[0]][2] if own else Role.OTHER, inputs, own,
-             (writes or {}).get(index, ()), index in random, False, "", "")
+        Node(
+            index,
+            f"n{index}",
+            op,
+            phase,
+            storages[own[0]][2] if own else Role.OTHER,
+            inputs,
+            own,
+            (writes or {}).get(index, ()),
+            index in random,
+            False,
+            "",
+            "",
+        )
         for index, (op, phase, inputs, own) in enumerate(rows)
-    )  # fmt: skip
+    )
     return StepGraph(nodes, tuple(Storage(index, *one) for index, one in enumerate(storages)), outputs)
 
 
@@ -65,25 +77,45 @@ BY_HAND = graph_of(
         ("update", O, (0, 9), ()),  # 10
     ],
     [
-        (40, 0, Role.PARAMETER), (8, 1, Role.INPUT), (16, 2, Role.OTHER), (16, 3, Role.ACTIVATION), (32, 4, Role.OTHER),
-        (24, 5, Role.ACTIVATION), (4, 6, Role.OTHER), (24, 7, Role.OTHER), (40, 9, Role.GRADIENT),
+        (40, 0, Role.PARAMETER),
+        (8, 1, Role.INPUT),
+        (16, 2, Role.OTHER),
+        (16, 3, Role.ACTIVATION),
+        (32, 4, Role.OTHER),
+        (24, 5, Role.ACTIVATION),
+        (4, 6, Role.OTHER),
+        (24, 7, Role.OTHER),
+        (40, 9, Role.GRADIENT),
     ],
     outputs=(6, 9),
-)  # fmt: skip
+)
 
 
 def test_liveness_by_hand() -> None:
     life = liveness(BY_HAND)
     # w and x always, the loss from 6, the gradient from 9; every other value until its last use.
     assert life.held().tolist() == [
-        48, 48, 64, 48 + 16 + 16, 48 + 16 + 32, 48 + 16 + 32 + 24, 48 + 16 + 24 + 4, 52 + 16 + 24 + 24, 52 + 16 + 24,
-        52 + 16 + 24 + 40, 52 + 40,
-    ]  # fmt: skip
+        48,
+        48,
+        64,
+        48 + 16 + 16,
+        48 + 16 + 32,
+        48 + 16 + 32 + 24,
+        48 + 16 + 24 + 4,
+        52 + 16 + 24 + 24,
+        52 + 16 + 24,
+        52 + 16 + 24 + 40,
+        52 + 40,
+    ]
     assert (life.peak, life.peak_node) == (132, 9)
     parts = breakdown(BY_HAND, life)
     assert {name: int(held[9]) for name, held in parts.items()} == {
-        "parameters": 40, "optimizer_state": 0, "gradients": 40, "activations": 16, "temporaries": 8 + 4 + 24,
-    }  # fmt: skip
+        "parameters": 40,
+        "optimizer_state": 0,
+        "gradients": 40,
+        "activations": 16,
+        "temporaries": 8 + 4 + 24,
+    }
 
 
 def test_activations_by_hand() -> None:
@@ -123,8 +155,10 @@ def test_recomputation_repeats_changes_in_place_and_tells_of_randomness() -> Non
             ("mul_backward", B, (3, 2), (3,)),
         ],
         [(8, 0, Role.INPUT), (8, 1, Role.ACTIVATION), (8, 3, Role.ACTIVATION), (8, 4, Role.GRADIENT)],
-        outputs=(4,), writes={2: (1,)}, random=(2,),
-    )  # fmt: skip
+        outputs=(4,),
+        writes={2: (1,)},
+        random=(2,),
+    )
     mask, product = recomputations(graph, activations(graph))
     assert mask.nodes == (1, 2)
     assert mask.random
@@ -144,8 +178,9 @@ def test_recomputation_does_not_start_from_what_was_overwritten() -> None:
             ("backward", B, (2, 3), (3,)),
         ],
         [(8, 0, Role.INPUT), (8, 1, Role.ACTIVATION), (8, 2, Role.ACTIVATION), (8, 4, Role.GRADIENT)],
-        outputs=(4,), writes={3: (1,)},
-    )  # fmt: skip
+        outputs=(4,),
+        writes={3: (1,)},
+    )
     overwritten, product = recomputations(graph, activations(graph))
     assert overwritten.nodes == (1, 3)
     assert product.nodes == (1, 2)
@@ -227,9 +262,19 @@ def test_node_and_activation_stats() -> None:
     assert (nodes["run_time_s"][first:] > 0).all()
     assert nodes["peak_memory_bytes"].max() == profiler.measured_peak() == profile.peak_bytes
     assert set(kept.columns) >= {
-        "name", "phase", "memory_bytes", "inactive_time_s", "swap_time_s", "recomp_time_s", "recomp_memory_bytes",
-        "recompute_ratio", "created_rank", "last_forward_rank", "first_backward_rank", "last_backward_rank",
-    }  # fmt: skip
+        "name",
+        "phase",
+        "memory_bytes",
+        "inactive_time_s",
+        "swap_time_s",
+        "recomp_time_s",
+        "recomp_memory_bytes",
+        "recompute_ratio",
+        "created_rank",
+        "last_forward_rank",
+        "first_backward_rank",
+        "last_backward_rank",
+    }
     row = kept.iloc[0]
     between = nodes["run_time_s"][row["last_forward_rank"] + 1 : row["first_backward_rank"]].sum()
     assert row["inactive_time_s"] == pytest.approx(between)
@@ -284,8 +329,14 @@ def test_bandwidth() -> None:
 
 def test_units() -> None:
     assert [size(one) for one in (0, 1023, 1536, 3 << 20, 5 << 30, 2 << 40, 1 << 60)] == [
-        "0 B", "1023 B", "1.5 KiB", "3.0 MiB", "5.0 GiB", "2.0 TiB", "1048576.0 TiB",
-    ]  # fmt: skip
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "3.0 MiB",
+        "5.0 GiB",
+        "2.0 TiB",
+        "1048576.0 TiB",
+    ]
     assert [duration(one) for one in (2.5, 0.0015, 2e-6)] == ["2.50 s", "1.50 ms", "2.0 us"]
 
 
@@ -312,9 +363,11 @@ def test_figures_show_every_part() -> None:
     assert labels == ["parameters", "optimizer state", "gradients", "activations", "temporaries", "workspace"]
     assert {text.get_text().strip() for text in axis.texts} >= {"forward", "backward", "optimizer", "memory limit"}
     for figure in (
-        charts.node_runtime(nodes, "t"), charts.node_peak(nodes, "t"), charts.activation_sizes(kept, "t"),
+        charts.node_runtime(nodes, "t"),
+        charts.node_peak(nodes, "t"),
+        charts.activation_sizes(kept, "t"),
         charts.inactive_time(kept, "t"),
-    ):  # fmt: skip
+    ):
         assert isinstance(figure, Figure)
         assert len(figure.axes) == 2
     rows = pd.DataFrame(

@@ -34,12 +34,12 @@ def assert_same_steps(step: TrainingStep, share: float, seed: int = 0) -> None:
     other = twin(step)
     traced = in_place(trace(step))
     program = Program(rewrite(traced, chosen(traced, share, seed)).step)
-    states = [one.get_state() for one in generators(step)]
+    states = [generator.get_state() for generator in generators(step)]
     torch.manual_seed(7)
     expected = []
     for _ in range(STEPS):
         loss = other.take()
-        expected.append([loss, *(one.clone() for one in other.gradients() if one is not None)])
+        expected.append([loss, *(gradient.clone() for gradient in other.gradients() if gradient is not None)])
     after = torch.get_rng_state()
     for one, state in zip(generators(step), states, strict=True):
         one.set_state(state)
@@ -134,7 +134,11 @@ def test_what_was_overwritten_after_it_was_read_is_kept() -> None:
 
 def test_what_cannot_be_computed_again_is_refused() -> None:
     traced = trace(step_of(Overwritten(), torch.randn(4, 8), lambda model, x: model(x)))
-    kept = next(one.id for one in traced.graph.storages if traced.graph.nodes[one.creator].op == "aten.addmm.default")
+    kept = next(
+        storage.id
+        for storage in traced.graph.storages
+        if traced.graph.nodes[storage.creator].op == "aten.addmm.default"
+    )
     with pytest.raises(ValueError, match="cannot be computed again"):
         rewrite(traced, [kept])
 

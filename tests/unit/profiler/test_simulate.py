@@ -58,9 +58,7 @@ def test_family(name: str) -> None:
 
 
 @settings(max_examples=60)
-@given(
-    st.lists(st.integers(0, RandomModel.KINDS - 1), min_size=1, max_size=10), st.integers(0, 1000), st.booleans()
-)  # fmt: skip
+@given(st.lists(st.integers(0, RandomModel.KINDS - 1), min_size=1, max_size=10), st.integers(0, 1000), st.booleans())
 def test_random_plans_on_random_models(choices: list[int], seed: int, over: bool) -> None:
     traced = trace(random_step(choices))
     assert_exact(in_place(traced) if over else traced, seed, 4)

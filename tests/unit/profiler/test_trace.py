@@ -36,7 +36,7 @@ def test_roles_go_by_position() -> None:
 def test_a_tied_weight_is_one_parameter_with_one_gradient() -> None:
     traced = trace(miniature("tiny"))
     assert len(traced.trained) == len(miniature("tiny").parameters()) == 13
-    gradients = [one for one in traced.graph.storages if one.role is Role.GRADIENT]
+    gradients = [storage for storage in traced.graph.storages if storage.role is Role.GRADIENT]
     assert len(gradients) == len(traced.trained)
 
 
@@ -75,7 +75,7 @@ def test_random_operators_and_batch_norms_are_marked() -> None:
     assert [node.module for node in norms] == ["norms.0", "norms.1"]
     # Its schema hides that the running statistics change.
     for node in norms:
-        assert [graph.storages[one].role for one in node.writes] == [Role.BUFFER, Role.BUFFER]
+        assert [graph.storages[write].role for write in node.writes] == [Role.BUFFER, Role.BUFFER]
 
 
 def test_batch_norm_in_evaluation_changes_nothing() -> None:
@@ -134,7 +134,7 @@ def _momentum(parameters: list[nn.Parameter]) -> Optimizer:
 def test_full_size_on_paper(name: str) -> None:
     model, batch, loss = example_on_paper(name, {}, Sizes(2, 64, 224), torch.device("cpu"))
     graph = trace(step_of(model.train(), batch, loss)).graph
-    assert sum(one.bytes for one in graph.storages if one.role is Role.ACTIVATION) > 0
+    assert sum(storage.bytes for storage in graph.storages if storage.role is Role.ACTIVATION) > 0
     assert {node.phase for node in graph.nodes} == set(Phase)
 
 
@@ -374,8 +374,9 @@ def test_dropout_under_checkpointing_is_refused_and_the_rest_is_not() -> None:
         return step_of(Checkpointed(), torch.randn(4, 8), _squared)
 
     assert [node.phase for node in trace(step(0.0)).graph.nodes if node.op == "aten.relu.default"] == [
-        Phase.FORWARD, Phase.BACKWARD,
-    ]  # fmt: skip
+        Phase.FORWARD,
+        Phase.BACKWARD,
+    ]
     with pytest.raises(TraceError, match="trace the step without checkpointing"):
         trace(step(0.5))
 

@@ -41,9 +41,14 @@ def test_groups_are_by_rising_values() -> None:
 
 def repeats() -> pd.DataFrame:
     rows = [
-        ("a1", "a", "0", 0.80), ("a2", "a", "1", 0.84), ("a3", "a", "2", 0.82),
-        ("b1", "b", "0", 0.81), ("b2", "b", "1", 0.86), ("b3", "b", "2", 0.85), ("c1", "c", "0", 0.5),
-    ]  # fmt: skip
+        ("a1", "a", "0", 0.80),
+        ("a2", "a", "1", 0.84),
+        ("a3", "a", "2", 0.82),
+        ("b1", "b", "0", 0.81),
+        ("b2", "b", "1", 0.86),
+        ("b3", "b", "2", 0.85),
+        ("c1", "c", "0", 0.5),
+    ]
     return pd.DataFrame(rows, columns=["run_id", "group", "cfg.seed", "x"])
 
 

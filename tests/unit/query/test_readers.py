@@ -60,19 +60,19 @@ def written(client: MlflowClient, runs: list[dict], name: str) -> None:
     """An experiment with these runs."""
     experiment = client.create_experiment(name)
     parent = ""
-    for one in runs:
-        tags = {contract.TASK: one["task"], contract.CAMPAIGN: one["campaign"], contract.ENDED: one["ended"]}
-        if one["nested"] and parent:
+    for run in runs:
+        tags = {contract.TASK: run["task"], contract.CAMPAIGN: run["campaign"], contract.ENDED: run["ended"]}
+        if run["nested"] and parent:
             tags[contract.PARENT] = parent
-        if one["member"]:
+        if run["member"]:
             tags[contract.member_of("one")] = "cell"
         kept = [RunTag(key, value) for key, value in tags.items() if value]
-        run_id = client.create_run(experiment, start_time=one["start"]).info.run_id
-        points = [Metric(key, value, timestamp, step) for key, step, timestamp, value in one["points"]]
-        client.log_batch(run_id, points, [Param(key, value) for key, value in one["params"].items()], kept)
-        if one["status"] != "RUNNING":
-            client.set_terminated(run_id, one["status"])
-        if one["deleted"]:
+        run_id = client.create_run(experiment, start_time=run["start"]).info.run_id
+        points = [Metric(key, value, timestamp, step) for key, step, timestamp, value in run["points"]]
+        client.log_batch(run_id, points, [Param(key, value) for key, value in run["params"].items()], kept)
+        if run["status"] != "RUNNING":
+            client.set_terminated(run_id, run["status"])
+        if run["deleted"]:
             client.delete_run(run_id)
         parent = run_id
 
@@ -151,6 +151,14 @@ def test_a_store_of_a_newer_mlflow_is_refused_in_one_line(tmp_path: Path, monkey
 
 def _run() -> dict:
     return {
-        "status": "FINISHED", "ended": "FINISHED", "task": "a", "campaign": "", "deleted": False, "nested": False,
-        "member": False, "start": 1, "params": {"cfg.seed": "0"}, "points": [("train/loss", 0, 0, 1.0)],
-    }  # fmt: skip
+        "status": "FINISHED",
+        "ended": "FINISHED",
+        "task": "a",
+        "campaign": "",
+        "deleted": False,
+        "nested": False,
+        "member": False,
+        "start": 1,
+        "params": {"cfg.seed": "0"},
+        "points": [("train/loss", 0, 0, 1.0)],
+    }

@@ -15,9 +15,17 @@ def test_runs_tell_their_score_if_they_agree() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "larger"),
-    [("test/accuracy", True), ("test/nll", False), ("profile/peak_bytes_predicted", False), ("test/ece", False),
-     ("validation/loss", False), ("profile/step_time_s", False), ("test/precise", True), ("test/macro_f1", True)],
-)  # fmt: skip
+    [
+        ("test/accuracy", True),
+        ("test/nll", False),
+        ("profile/peak_bytes_predicted", False),
+        ("test/ece", False),
+        ("validation/loss", False),
+        ("profile/step_time_s", False),
+        ("test/precise", True),
+        ("test/macro_f1", True),
+    ],
+)
 def test_a_name_tells_the_direction(metric: str, larger: bool) -> None:
     assert direction_of(metric).larger is larger
 

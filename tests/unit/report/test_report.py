@@ -38,9 +38,11 @@ def report(filled: dict[str, list[str]]) -> Report:
 def test_groups_are_ranked_and_their_means_are_those_of_the_runs(report: Report) -> None:
     groups, runs = report.tables["tables/groups.csv"], report.tables["tables/runs.csv"]
     assert report.metrics == {
-        "report/runs": 33.0, "report/unfinished": 1.0, "report/groups": 11.0,
+        "report/runs": 33.0,
+        "report/unfinished": 1.0,
+        "report/groups": 11.0,
         "report/best_mean": pytest.approx(groups["mean"].iloc[0]),
-    }  # fmt: skip
+    }
     ranked = groups[groups["metric"] == "test/accuracy"]
     assert ranked["mean"].is_monotonic_decreasing
     assert ranked["group"].iloc[0] == "attention, alpha=0.5"
@@ -52,9 +54,13 @@ def test_groups_are_ranked_and_their_means_are_those_of_the_runs(report: Report)
 def test_the_page_says_what_was_run_and_what_failed(report: Report) -> None:
     words = re.sub(r"<[^>]+>", " ", report.html)
     for text in (
-        "33 finished runs of distill in 11 groups", "metric train/loss: found nan", "cpu (invented)",
-        "attention, alpha=0.5", "train.epochs", "Differences from attention, alpha=0.5",
-    ):  # fmt: skip
+        "33 finished runs of distill in 11 groups",
+        "metric train/loss: found nan",
+        "cpu (invented)",
+        "attention, alpha=0.5",
+        "train.epochs",
+        "Differences from attention, alpha=0.5",
+    ):
         assert text in words, text
     assert "Left out" not in words
     assert re.search(r"Best by test/accuracy \(larger is better\): attention, alpha=0.5, 0\.\d+ \[0\.\d+, 0\.", words)
@@ -82,7 +88,7 @@ def test_every_figure_names_its_runs_and_leads_to_exactly_them(report: Report, f
 
 def test_what_is_drawn_is_what_there_is() -> None:
     found = gather(ReportConfig(campaign="round"))
-    made = {one.name: one for one in pictures(found)}
+    made = {picture.name: picture for picture in pictures(found)}
     assert list(made) == ["ranking", "swept", "curves", "heat", "best_and_last", "cost"]
     assert len(made["swept"].run_ids) == 30
     heat = made["heat"].figure.axes[0].images[0].get_array()
@@ -240,7 +246,7 @@ def test_curves_end_where_some_runs_have_stopped() -> None:
     client = connection.current_store()
     for step in range(4, 8):
         client.log_metric(ids[0], "validation/accuracy", 0.9, step=step)
-    made = {one.name: one for one in pictures(gather(ReportConfig(campaign="stopped")))}
+    made = {picture.name: picture for picture in pictures(gather(ReportConfig(campaign="stopped")))}
     drawn = next(axis for axis in made["curves"].figure.axes if axis.get_ylabel() == "validation/accuracy")
     assert max(np.asarray(drawn.lines[0].get_xdata(), float)) == 3
 

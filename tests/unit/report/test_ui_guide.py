@@ -26,7 +26,7 @@ def test_the_newest_campaign_its_best_runs_and_the_newest_study(experiments: dic
     fill(methods=["none"], alphas=[0.1], seeds=1, campaign="older", failures=0, epochs=2)
     ids = fill(methods=["none", "logit"], alphas=[0.1, 0.5], seeds=2, campaign="newer", epochs=2)
     connection.current_store().set_tag(ids[0], contract.STUDY, "search")
-    links = {(one.experiment, one.words): unquote(one.link) for one in places(BASE, experiments)}
+    links = {(place.experiment, place.words): unquote(place.link) for place in places(BASE, experiments)}
     own = f"{BASE}/#/experiments/{experiments['distill']}/runs?compareRunsMode=CHART"
     assert links.pop(("spoter", "all runs as charts")).endswith(f"/{experiments['spoter']}/runs?compareRunsMode=CHART")
     assert links.pop(("distill", "all runs as charts")) == own

@@ -54,8 +54,10 @@ def test_gradients_accumulate_and_buffers_move_as_by_autograd(caplog: pytest.Log
         torch.manual_seed(1)
         for batch in batches:
             backward(batch)
-        states.append([one.grad for one in network.parameters()] + list(network.buffers()) + [torch.get_rng_state()])
-        states[-1] += [one["noted"].clone() for one in batches]
+        states.append(
+            [parameter.grad for parameter in network.parameters()] + list(network.buffers()) + [torch.get_rng_state()]
+        )
+        states[-1] += [batch["noted"].clone() for batch in batches]
     assert all(torch.equal(first, second) for first, second in zip(*states, strict=True))
     assert re.search(r"[1-9]\d* activations are computed again", caplog.text)
 
@@ -64,7 +66,7 @@ def test_a_second_pass_takes_as_much_beside_the_sums_of_the_first() -> None:
     torch.manual_seed(0)
     model, batch = Tower(), batch_of(2048)
     lean, device = LeanBackward(model, loss_of, 0.5), torch.device("cpu")
-    gradients = sum(one.numel() * one.element_size() for one in model.parameters())
+    gradients = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     lean(batch)
     model.zero_grad()
     first, second = (peak_of(lambda: lean(batch), 0, device) for _ in range(2))
@@ -104,9 +106,9 @@ def test_mixed_precision_is_refused() -> None:
 def test_frozen_statistics_stay_and_are_used_again() -> None:
     torch.manual_seed(0)
     model = Tower()
-    for one in model.modules():
-        if isinstance(one, nn.BatchNorm1d):
-            one.eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()
     other, batch = copy.deepcopy(model), batch_of(512)
     torch.manual_seed(1)
     LeanBackward(model, loss_of, 0.6)(batch)

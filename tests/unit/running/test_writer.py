@@ -89,7 +89,7 @@ def test_run_carries_what_the_contract_says(client: MlflowClient, experiment: st
     dataset = found.inputs.dataset_inputs[0]
     assert (dataset.dataset.name, dataset.tags[0].value) == ("wlasl50-train", "train")
     assert SOURCE.digest.startswith(dataset.dataset.digest)
-    names = {one.path for one in client.list_artifacts(run.run_id)}
+    names = {artifact.path for artifact in client.list_artifacts(run.run_id)}
     assert {"config.yaml", "tables", "note.txt"} <= names
     assert (run.folder / "tables/t.csv").read_text() == "a\n1\n"
 
@@ -209,8 +209,10 @@ def test_other_config_under_the_same_run_is_refused(
         claim_here(client, identity("second-config"), experiment, again=False)
     after = client.get_run(run.run_id)
     assert (after.info.status, after.data.tags, after.data.params) == (
-        before.info.status, before.data.tags, before.data.params,
-    )  # fmt: skip
+        before.info.status,
+        before.data.tags,
+        before.data.params,
+    )
     assert claim_here(client, identity("first-config"), experiment, again=False).state == "mine"
 
 

@@ -15,7 +15,7 @@ class Attention:
         self._clips = clips
         self.heads = len(clips[0]["enc_0"])
         self.modules = list(clips[0])
-        self.frames = np.array([one["enc_0"].shape[-1] for one in clips])
+        self.frames = np.array([clip["enc_0"].shape[-1] for clip in clips])
 
     def clip(self, index: int) -> dict[str, np.ndarray]:
         return self._clips[index]

@@ -31,8 +31,14 @@ def save_tiny_bert(folder: Path) -> Path:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(vocab_size=len(vocabulary), hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
-                        intermediate_size=32, max_position_embeddings=40)  # fmt: skip
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
     BertModel(config).save_pretrained(folder)
     return folder
 
@@ -57,8 +63,8 @@ def test_heads_are_measured_at_the_lengths_that_were_asked(bert_folder: Path) ->
     bert = language.load_bert(bert_folder, random_weights=True)
     sequences = language.joined_glosses(bert, GLOSSES, [8, 30, 500], seed=0)
     # 500 is more than this model has positions for.
-    assert [len(one) for one in sequences] == [8, 30, 40]
-    assert all(one[0] == bert.tokenizer.cls_token_id for one in sequences)
+    assert [len(sequence) for sequence in sequences] == [8, 30, 40]
+    assert all(sequence[0] == bert.tokenizer.cls_token_id for sequence in sequences)
     table = language.head_spread(bert, sequences)
     assert len(table) == 2 * 3
     assert table["entropy"].between(0, 1).all()
@@ -148,8 +154,10 @@ def test_geometry_finds_what_is_there_and_nothing_in_the_null() -> None:
     own = signs(0.1)
     classes = language.present(own)
     means = language.class_means(own.outputs["dec_5"], own.labels, classes)
-    models = {"same": {"layer_00": means @ np.random.default_rng(1).normal(size=(12, 40))},
-              "other": {"layer_00": np.random.default_rng(2).normal(size=(15, 40))}}  # fmt: skip
+    models = {
+        "same": {"layer_00": means @ np.random.default_rng(1).normal(size=(12, 40))},
+        "other": {"layer_00": np.random.default_rng(2).normal(size=(15, 40))},
+    }
     names = [f"word{label}" for label in classes]
     table = language.geometry_table(own, names, models, 199, 0).set_index("model")
     assert table.loc["same", "rsa_p"] == pytest.approx(1 / 200)

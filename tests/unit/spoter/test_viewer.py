@@ -26,20 +26,20 @@ def test_page_holds_every_weight_to_a_byte(tmp_path: Path) -> None:
     study = memory_study(tmp_path)
     facts, binary = unpack(viewer.write_viewer(study))
     assert facts["epochs"] == [1, 2]
-    assert [one["clip"] for one in facts["clips"]] == study.few(20)
+    assert [fact["clip"] for fact in facts["clips"]] == study.few(20)
     at = 0
-    for one in facts["clips"]:
-        length = one["frames"]
+    for fact in facts["clips"]:
+        length = fact["frames"]
         poses = np.frombuffer(binary, "<u2", length * 108, at).reshape(length, 54, 2)
         at += poses.nbytes
-        frames = study.split.clips.clip(one["clip"])
+        frames = study.split.clips.clip(fact["clip"])
         missing = frames[..., 0] == 0
         assert (poses[missing] == 0).all()
         assert (poses[~missing] > 0).all()
         low = frames[~missing].min(axis=0)
-        np.testing.assert_allclose((poses[~missing] - 1) / 65534 * one["box"] + low, frames[~missing], atol=2e-5)
+        np.testing.assert_allclose((poses[~missing] - 1) / 65534 * fact["box"] + low, frames[~missing], atol=2e-5)
         for file in study.files.values():
-            for name, weights in file.clip(one["clip"]).items():
+            for name, weights in file.clip(fact["clip"]).items():
                 largest = np.frombuffer(binary, "<f4", 9, at)
                 at += largest.nbytes
                 stored = np.frombuffer(binary, np.uint8, weights.size, at).reshape(weights.shape)

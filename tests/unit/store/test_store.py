@@ -39,7 +39,10 @@ def test_first_use_by_eight_processes_at_once(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(8) as pool:
         answers = pool.map(_initialise, range(8), chunksize=1)
     assert all(answer == answers[0] for answer in answers)
-    names = [one.name for one in MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_experiments()]
+    names = [
+        search_experiment.name
+        for search_experiment in MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_experiments()
+    ]
     assert sorted(names) == ["Default", "a", "b"]
 
 

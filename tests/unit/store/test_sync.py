@@ -58,9 +58,9 @@ def content(client: MlflowClient) -> dict[str, Any]:
         history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
         points = {name: [(one.step, one.timestamp, one.value) for one in own] for name, own in history.items()}
         folder = Path(str(run.info.artifact_uri))
-        files = {str(one.relative_to(folder)): sha256_of(one) for one in folder.rglob("*.*")}
+        files = {str(path.relative_to(folder)): sha256_of(path) for path in folder.rglob("*.*")}
         info = (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time)
-        inputs = [one.dataset.digest for one in run.inputs.dataset_inputs] if run.inputs else []
+        inputs = [dataset_input_.dataset.digest for dataset_input_ in run.inputs.dataset_inputs] if run.inputs else []
         found[run.info.run_id] = (info, run.data.params, run.data.tags, points, files, inputs)
     return found
 
@@ -75,7 +75,7 @@ def assert_same(source: MlflowClient, target: MlflowClient) -> None:
         copied = there[ids[run_id]]
         assert (info, params, *rest) == (copied[0], copied[1], *copied[3:])
         naming = {contract.READS, contract.PARENT}
-        renamed = {key: " ".join(ids[one] for one in value.split()) for key, value in tags.items() if key in naming}
+        renamed = {key: " ".join(ids[word] for word in value.split()) for key, value in tags.items() if key in naming}
         assert {key: value for key, value in copied[2].items() if key not in own} == tags | renamed
 
 
@@ -150,4 +150,4 @@ def test_a_name_stays_that_of_the_copy_after_its_source_is_gone(stores: tuple[Ml
         run.data.tags[contract.SOURCE_RUN]: run for run in connection.search(target, f"tags.`{contract.KEY}` != ''")
     }
     named = there[last.info.run_id].data.tags[contract.READS].split()
-    assert named == [there[one].info.run_id for one in last.data.tags[contract.READS].split()]
+    assert named == [there[word].info.run_id for word in last.data.tags[contract.READS].split()]

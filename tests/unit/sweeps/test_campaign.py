@@ -99,8 +99,10 @@ def test_cells_behind_a_failed_one_fail_too_and_say_why(monkeypatch: pytest.Monk
     campaign = Campaign(config, task, ("python",))
     campaign.refresh()
     assert [(cell.state, cell.problem) for cell in campaign.cells] == [
-        ("failed", "nothing there; fetch it first"), ("failed", "needs a, which failed"), ("ready", ""),
-    ]  # fmt: skip
+        ("failed", "nothing there; fetch it first"),
+        ("failed", "needs a, which failed"),
+        ("ready", ""),
+    ]
 
 
 def test_values_come_back_as_they_were() -> None:
@@ -140,7 +142,7 @@ def test_a_lost_trial_is_asked_for_again_with_its_values() -> None:
     study = open_study(config)
     lost = ask(study, config)
     reclaim(study, config)
-    assert [one.state for one in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
     assert studies.ended_trials(study) == 0
     assert ask(study, config).params == lost.params
 
@@ -152,7 +154,7 @@ def test_a_live_trial_and_one_of_another_folder_are_left_alone() -> None:
     elsewhere.set_user_attr("place", "another folder")
     with studies._trial_lock(config, live.number):
         reclaim(study, config)
-    assert [one.state for one in study.trials] == [TrialState.RUNNING, TrialState.RUNNING]
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING, TrialState.RUNNING]
 
 
 def test_a_signal_leaves_the_trial_open_and_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +162,7 @@ def test_a_signal_leaves_the_trial_open_and_ends_the_worker(monkeypatch: pytest.
     monkeypatch.setattr(studies, "run_task", lambda *_: Outcome(128 + signal.SIGTERM, "r"))
     with pytest.raises(Interrupted):
         studies.work(config, TASK, "", 0)
-    assert [one.state for one in open_study(config).trials] == [TrialState.RUNNING]
+    assert [trial.state for trial in open_study(config).trials] == [TrialState.RUNNING]
 
 
 def test_what_no_other_values_would_mend_ends_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
