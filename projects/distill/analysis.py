@@ -92,11 +92,11 @@ def findings(accuracy: pd.DataFrame, noise: pd.DataFrame) -> str:
             lines.append(f"- Baseline: {first['accuracy']:.4f} test accuracy, mean of {first['seeds']} seeds.")
         floor = noise[(noise["data"] == data) & (noise["recipe"] == recipe) & (noise["measure"] == "accuracy")]
         if len(floor):
-            one = floor.iloc[0]
+            spread = floor.iloc[0]
             lines.append(
-                f"- Its seeds differ by a standard deviation of {one['deviation']:.4f}. If differences vary as much, "
-                f"{one['seeds']} paired seeds find one of {one['detectable_difference']:.4f} in 4 of 5 cases; smaller "
-                "ones are lost in the noise."
+                f"- Its seeds differ by a standard deviation of {spread['deviation']:.4f}. If differences vary as "
+                f"much, {spread['seeds']} paired seeds find one of {spread['detectable_difference']:.4f} in 4 of 5 cases; "
+                "smaller ones are lost in the noise."
             )
         for name in ("baseline", "control"):
             lines += _against(group, name)

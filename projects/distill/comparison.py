@@ -69,8 +69,8 @@ def _gain(arm: pd.DataFrame, other: pd.DataFrame, name: str) -> dict[str, float]
     difference = (pairs["accuracy"] - pairs["accuracy_other"]).to_numpy(float)
     by_image = np.mean(
         [
-            correct(one).astype(float) - correct(two)
-            for one, two in zip(pairs["run_id"], pairs["run_id_other"], strict=True)
+            correct(run_id).astype(float) - correct(other_id)
+            for run_id, other_id in zip(pairs["run_id"], pairs["run_id_other"], strict=True)
         ],
         axis=0,
     )

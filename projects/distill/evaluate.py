@@ -59,5 +59,5 @@ def scores(answers: Answers) -> dict[str, float]:
 
 def features_file(answers: Answers) -> bytes:
     """Labels, logits and pooled features of the test images, as an analysis reads them."""
-    stages = {f"stage_{index}": torch.from_numpy(one) for index, one in enumerate(answers.stages, start=1)}
+    stages = {f"stage_{index}": torch.from_numpy(stage) for index, stage in enumerate(answers.stages, start=1)}
     return save({"logits": torch.from_numpy(answers.logits), "labels": torch.from_numpy(answers.labels), **stages})

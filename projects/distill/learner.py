@@ -74,8 +74,8 @@ def gradient_comparison(model: nn.Module, ce: Tensor, extra: Tensor) -> tuple[Te
 def _gradients(term: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
     return [
-        torch.zeros_like(parameter) if one is None else one
-        for parameter, one in zip(parameters, gradients, strict=True)
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for parameter, gradient in zip(parameters, gradients, strict=True)
     ]
 
 

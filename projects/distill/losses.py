@@ -96,8 +96,8 @@ def decoupled_losses(
     )
     scale = temperature**2
     first, second = (
-        scale * F.kl_div(one, other, reduction="batchmean", log_target=True).to(student_BK.dtype)
-        for one, other in zip(student_parts, teacher_parts, strict=True)
+        scale * F.kl_div(student_part, teacher_part, reduction="batchmean", log_target=True).to(student_BK.dtype)
+        for student_part, teacher_part in zip(student_parts, teacher_parts, strict=True)
     )
     return first, second
 

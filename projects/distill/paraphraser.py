@@ -20,14 +20,14 @@ from projects.distill.config import DistillConfig
 from projects.distill.data import Resident, load_images
 from projects.distill.losses import reconstruction_loss
 from projects.distill.parts import Paraphraser
-from projects.distill.teacher import Taught
+from projects.distill.teacher import Teacher
 
 _FOLDER = Path("data/cache/distill")
 # The authors' recipe: SGD of 0.1 with momentum 0.9, weight decay 5e-4.
 _RATE, _MOMENTUM, _DECAY = 0.1, 0.9, 5e-4
 
 
-def trained_paraphraser(config: DistillConfig, teacher: Taught, factors: int, images: Resident) -> Paraphraser:
+def trained_paraphraser(config: DistillConfig, teacher: Teacher, factors: int, images: Resident) -> Paraphraser:
     """The paraphraser of a teacher's last stage, from the cache or trained into it.
 
     Args:
@@ -54,7 +54,7 @@ def _key(config: DistillConfig, factors: int, device: torch.device) -> str:
     return lt.fingerprint(config.teacher_sha256, digests["train"], config.seed, settings, config.compute, recipe)
 
 
-def _train(model: Paraphraser, config: DistillConfig, teacher: Taught, images: Resident) -> dict[str, torch.Tensor]:
+def _train(model: Paraphraser, config: DistillConfig, teacher: Teacher, images: Resident) -> dict[str, torch.Tensor]:
     before = generator_states()
     lt.reseed(config.seed, 1)
     for module in model.modules():
@@ -75,4 +75,4 @@ def _train(model: Paraphraser, config: DistillConfig, teacher: Taught, images: R
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
     set_generator_states(before)
-    return {name: one.detach().cpu().contiguous() for name, one in model.state_dict().items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

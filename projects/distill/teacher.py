@@ -21,7 +21,7 @@ from projects.distill.model import ResNet, fused
 PREFIX = "student."
 
 
-class Taught(NamedTuple):
+class Teacher(NamedTuple):
     """A frozen teacher.
 
     Attributes:
@@ -149,7 +149,7 @@ def teacher_source(config: DistillConfig) -> list[lt.DataSource]:
     return [lt.artifact_source(config.teacher, BEST_WEIGHTS, "teacher", "teacher", profile, digest)]
 
 
-def load_teacher(config: DistillConfig, device: torch.device) -> Taught:
+def load_teacher(config: DistillConfig, device: torch.device) -> Teacher:
     """The teacher's best weights, frozen, in the memory format and with the fusing that the config asks for."""
     teacher_config, images = run_config(config.teacher), load_images(config.data)
     model = ResNet(teacher_config.model, images.train.images.shape[1], images.classes)
@@ -161,12 +161,12 @@ def load_teacher(config: DistillConfig, device: torch.device) -> Taught:
         fused(model)
     if config.train.channels_last:
         convert_conv2d_weight_memory_format(model, torch.channels_last)
-    return Taught(model.to(device), model.widths)
+    return Teacher(model.to(device), model.widths)
 
 
 def student_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The network's part of a checkpointed state."""
-    return {name.removeprefix(PREFIX): one for name, one in state.items() if name.startswith(PREFIX)}
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
 
 
 def student_sources(config: DistillConfig) -> Sequence[lt.DataSource]:

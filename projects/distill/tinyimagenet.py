@@ -90,7 +90,7 @@ def _opened(folder: Path) -> Generator[tuple[list[str], list[int], Callable[[str
 
 
 def _train_files(names: Sequence[str], ids: Sequence[str]) -> list[tuple[str, int]]:
-    place = {one: index for index, one in enumerate(ids)}
+    place = {class_id: index for index, class_id in enumerate(ids)}
     files = []
     for name in names:
         parts = name.split("/")
@@ -102,7 +102,7 @@ def _train_files(names: Sequence[str], ids: Sequence[str]) -> list[tuple[str, in
 
 
 def _test_files(read: Callable[[str], bytes], ids: Sequence[str]) -> list[tuple[str, int]]:
-    place = {one: index for index, one in enumerate(ids)}
+    place = {class_id: index for index, class_id in enumerate(ids)}
     files = []
     for number, line in enumerate(read("val/val_annotations.txt").decode().splitlines(), start=1):
         fields = line.split("\t")

@@ -23,7 +23,7 @@ from projects.distill.learner import Learner, SkippedSteps, balance, gradient_co
 from projects.distill.methods import Factors
 from projects.distill.model import Output
 from projects.distill.paraphraser import trained_paraphraser
-from projects.distill.teacher import Taught, load_teacher
+from projects.distill.teacher import Teacher, load_teacher
 
 PARAPHRASER = "checkpoints/paraphraser.safetensors"
 
@@ -68,7 +68,7 @@ def train_together(
     teacher = load_teacher(shared, accelerator.device) if shared.teacher else None
     students = [Student(config, images, splits, teacher, run) for config, run in zip(configs, runs, strict=True)]
     for epoch in range(min(student.progress.epoch for student in students), shared.train.epochs):
-        due = [number for number, one in enumerate(students) if one.progress.epoch == epoch]
+        due = [number for number, student in enumerate(students) if student.progress.epoch == epoch]
         steps = {number: students[number].begin(epoch) for number in due}
         for index, batch in batches(shared, splits.train, epoch):
             taught = answer_of(teacher, batch, accelerator)
@@ -89,7 +89,7 @@ class Student:
         config: DistillConfig,
         images: Images,
         splits: Splits,
-        teacher: Taught | None,
+        teacher: Teacher | None,
         run: lt.Run,
     ) -> None:
         accelerator = run.accelerator
@@ -119,7 +119,7 @@ class Student:
         files, self._files = self._files, {}
         return lt.Record(epoch, metrics, files)
 
-    def outcome(self, test: Resident, teacher: Taught | None) -> lt.Record:
+    def outcome(self, test: Resident, teacher: Teacher | None) -> lt.Record:
         """The one look at the test images: last weights, and those that validated best."""
         last = scores(predict(self._learner.student, test))
         self._run.load_best(self._learner)
@@ -131,7 +131,7 @@ class Student:
 
 
 def make_learner(
-    config: DistillConfig, images: Images, splits: Splits, teacher: Taught | None
+    config: DistillConfig, images: Images, splits: Splits, teacher: Teacher | None
 ) -> tuple[Learner, Optimizer]:
     """A fresh student with its method's parts and its optimizer, drawn from the run's seed alone."""
     lt.reseed(config.seed)
@@ -256,7 +256,7 @@ def batches(config: DistillConfig, images: Resident, epoch: int) -> Iterator[tup
         yield index, batch if config.train.channels_last else batch.contiguous()
 
 
-def answer_of(teacher: Taught | None, batch: Tensor, accelerator: Accelerator) -> Output | None:
+def answer_of(teacher: Teacher | None, batch: Tensor, accelerator: Accelerator) -> Output | None:
     """What the teacher says about a batch, without a gradient."""
     if teacher is None:
         return None
@@ -272,11 +272,11 @@ def rate(config: TrainConfig, epoch: int) -> float:
 
 
 def calibrate(
-    config: DistillConfig, learner: Learner, teacher: Taught, images: Resident, accelerator: Accelerator
+    config: DistillConfig, learner: Learner, teacher: Teacher, images: Resident, accelerator: Accelerator
 ) -> None:
     """Balances the extra term against CE on the first batches of epoch 0; batch statistics stay as they were."""
     parts = [pair for pair, _ in zip(batches(config, images, 0), range(config.loss.balance_batches), strict=False)]
-    before = {name: one.clone() for name, one in learner.student.named_buffers()}
+    before = {name: buffer.clone() for name, buffer in learner.student.named_buffers()}
     learner.train()
 
     def terms(number: int) -> tuple[Tensor, Tensor]:
@@ -288,8 +288,8 @@ def calibrate(
         return ce, extra
 
     balance(learner, terms, len(parts))
-    for name, one in learner.student.named_buffers():
-        one.copy_(before[name])
+    for name, buffer in learner.student.named_buffers():
+        buffer.copy_(before[name])
 
 
 def agreement(student: Answers, teacher: Answers) -> dict[str, float]:
@@ -305,4 +305,4 @@ def _paraphraser_file(learner: Learner) -> dict[str, bytes]:
     if not isinstance(learner.matcher, Factors):
         return {}
     state = learner.matcher.paraphrase.state_dict()
-    return {PARAPHRASER: save({name: one.detach().cpu().contiguous() for name, one in state.items()})}
+    return {PARAPHRASER: save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})}

@@ -54,10 +54,10 @@ def protocols(table: pd.DataFrame) -> Figure:
     by_setting = {
         str(setting): group.set_index("protocol").reindex(groups) for setting, group in table.groupby("setting")
     }
-    trees = {name: own["baseline_extratrees_macro_f1"].to_numpy(float) for name, own in by_setting.items()}
+    trees = {name: rows["baseline_extratrees_macro_f1"].to_numpy(float) for name, rows in by_setting.items()}
     return figures.intervals(
         groups,
-        {name: _estimate(own, "macro_f1") for name, own in by_setting.items()},
+        {name: _estimate(rows, "macro_f1") for name, rows in by_setting.items()},
         "macro F1 on test windows",
         "Protocols side by side: mean over seeds, 95 % t interval",
         neutral=None,
@@ -122,7 +122,7 @@ def shares(table: pd.DataFrame) -> Figure:
     panels = {str(setting): group.set_index("label")[list(SHARES)] for setting, group in table.groupby("setting")}
     labels = list(dict.fromkeys(table["label"]))
     return figures.heat_maps(
-        {name: one.reindex(labels).to_numpy() for name, one in panels.items()},
+        {name: panel.reindex(labels).to_numpy() for name, panel in panels.items()},
         labels,
         NAMES,
         "share of the attention",

@@ -29,9 +29,9 @@ def leaks(bouts: np.ndarray, windows: Mapping[int, np.ndarray], window: int) -> 
             problems.append(f"{NAMES[place]}: {crossing.size} windows cross bouts, the first at row {first}")
         seen[place] = np.unique(rows)
     names = list(seen)
-    for index, one in enumerate(names):
+    for index, name in enumerate(names):
         for other in names[index + 1 :]:
-            problems += _between(bouts, seen[one], seen[other], window, f"{NAMES[one]} and {NAMES[other]}")
+            problems += _between(bouts, seen[name], seen[other], window, f"{NAMES[name]} and {NAMES[other]}")
     return problems
 
 

@@ -103,7 +103,7 @@ def beside_torch(config: RematConfig, device: torch.device) -> tuple[pd.DataFram
     for verdict, extra in judged(iter(example, None), machine, config.torch_budgets):
         peak = verdict.peak_bytes
         if peak not in best:
-            best[peak] = _own(planner, peak, config.solve_s, total)
+            best[peak] = _plan_below(planner, peak, config.solve_s, total)
         rows.append(
             {
                 "target_bytes": verdict.setting.budget * ground.base_bytes,
@@ -122,7 +122,7 @@ def beside_torch(config: RematConfig, device: torch.device) -> tuple[pd.DataFram
     return pd.DataFrame(rows), ground.base_bytes
 
 
-def _own(planner: Planner, peak: int, limit_s: float, total_s: float) -> tuple[float, float]:
+def _plan_below(planner: Planner, peak: int, limit_s: float, total_s: float) -> tuple[float, float]:
     """(extra time as a share, gap) of a plan below a peak; NaN where there is none."""
     try:
         plan = planner.solve(peak, limit_s)

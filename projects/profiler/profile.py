@@ -204,25 +204,27 @@ class Profile:
         """
         passed = np.concatenate([[0.0], np.cumsum(self.run_times)])
         rows = []
-        for one, again in zip(self.activations, recomputations(self.traced.graph, self.activations), strict=True):
+        for activation, again in zip(
+            self.activations, recomputations(self.traced.graph, self.activations), strict=True
+        ):
             seconds = again.time_s(self.run_times)
             rows.append(
                 {
-                    "name": one.name,
-                    "phase": self.traced.graph.nodes[one.created].phase.value,
-                    "memory_bytes": one.bytes,
-                    "inactive_time_s": passed[one.first_backward_use] - passed[one.last_forward_use + 1],
-                    "swap_time_s": self.bandwidth.seconds(one.bytes),
+                    "name": activation.name,
+                    "phase": self.traced.graph.nodes[activation.created].phase.value,
+                    "memory_bytes": activation.bytes,
+                    "inactive_time_s": passed[activation.first_backward_use] - passed[activation.last_forward_use + 1],
+                    "swap_time_s": self.bandwidth.seconds(activation.bytes),
                     "recomp_time_s": seconds,
                     "recomp_memory_bytes": again.memory_bytes,
-                    "recompute_ratio": one.bytes / max(seconds, _TICK_S),
-                    "created_rank": one.created,
-                    "last_forward_rank": one.last_forward_use,
-                    "first_backward_rank": one.first_backward_use,
-                    "last_backward_rank": one.last_backward_use,
+                    "recompute_ratio": activation.bytes / max(seconds, _TICK_S),
+                    "created_rank": activation.created,
+                    "last_forward_rank": activation.last_forward_use,
+                    "first_backward_rank": activation.first_backward_use,
+                    "last_backward_rank": activation.last_backward_use,
                     "recomputed_nodes": len(again.nodes),
                     "random": again.random,
-                    "module": self.traced.graph.nodes[one.created].module,
+                    "module": self.traced.graph.nodes[activation.created].module,
                 }
             )
         return pd.DataFrame(rows)

@@ -193,8 +193,8 @@ def require_same(what: str, step: TrainingStep, original: TracedStep, lean: Trac
         results = Program(traced).run(inputs)
         state_before = _random_state(device_of(original))
         after.append([*results, *(tensor.clone() for tensor in inputs), state_before])
-        for one, kept in zip(inputs, before, strict=True):
-            one.copy_(kept)
+        for current, kept in zip(inputs, before, strict=True):
+            current.copy_(kept)
         _set_random_state(device_of(original), state)
     for first, second in zip(*after, strict=True):
         if not _same(first, second):
@@ -285,18 +285,18 @@ def greedy_plans(prepared: Prepared) -> Iterator[Plan]:
     passed = np.concatenate([[0.0], np.cumsum(costs.times)])
     every = activations(graph)
     candidates = []
-    for one, again in zip(every, recomputations(graph, every), strict=True):
-        if one.storage in able:
+    for activation, again in zip(every, recomputations(graph, every), strict=True):
+        if activation.storage in able:
             read = {
                 storage
                 for node in again.nodes
                 for source in graph.nodes[node].inputs
                 for storage in graph.nodes[source].storages
             }
-            sources = frozenset((read & {other.storage for other in every}) - {one.storage})
+            sources = frozenset((read & {other.storage for other in every}) - {activation.storage})
             seconds = again.time_s(costs.times)
-            idle, needed = float(passed[one.last_forward_use + 1]), float(passed[one.first_backward_use])
-            candidates.append(Candidate(one.storage, one.bytes, seconds, sources, math.inf, idle, needed))
+            idle, needed = float(passed[activation.last_forward_use + 1]), float(passed[activation.first_backward_use])
+            candidates.append(Candidate(activation.storage, activation.bytes, seconds, sources, math.inf, idle, needed))
     lowest = simulator.peak_bytes
     plans: list[Plan] = []
 

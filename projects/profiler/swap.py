@@ -157,7 +157,7 @@ class Swapper:
     def _starting(self, index: int, values: list[Any]) -> None:
         """Brings back what the node needs."""
         for storage in self._coming.get(index, ()):
-            ids = [own for own in self._waiting[storage.storage] if own in self._away]
+            ids = [alias for alias in self._waiting[storage.storage] if alias in self._away]
             if not ids:
                 continue
             content = torch.empty(storage.bytes, dtype=torch.uint8, device=self._away[ids[0]].device)
@@ -173,7 +173,7 @@ class Swapper:
         self._moments.append(self._clock.now())
         for storage in self._leaving.get(index, ()):
             ids = self._waiting[storage.storage]
-            if any(values[own].is_conj() or values[own].is_neg() for own in ids):
+            if any(values[alias].is_conj() or values[alias].is_neg() for alias in ids):
                 # Such a view is more than a place in a storage: it stays.
                 continue
             self._shelf.put(storage.storage, compat.bytes_of(values[ids[0]]))
@@ -208,7 +208,7 @@ def _waiting_values(graph: StepGraph, activations: Sequence[Activation]) -> dict
     waiting: dict[int, list[int]] = {storage: [] for storage in wanted}
     for node, last in zip(graph.nodes, graph.last_uses, strict=True):
         for storage in node.storages:
-            one = wanted.get(storage)
-            if one is not None and node.id <= one.last_forward_use and last >= one.first_backward_use:
+            position = wanted.get(storage)
+            if position is not None and node.id <= position.last_forward_use and last >= position.first_backward_use:
                 waiting[storage].append(node.id)
     return waiting

@@ -273,7 +273,7 @@ class Spoter(nn.Module):
         """The attention modules by name, encoder first: ``enc_0`` .. ``dec_5``."""
         encoder = {f"enc_{i}": layer.self_attn for i, layer in enumerate(self.transformer.encoder.layers)}
         decoder = {f"dec_{i}": layer.multihead_attn for i, layer in enumerate(self.transformer.decoder.layers)}
-        return {name: one for name, one in (encoder | decoder).items() if isinstance(one, Attention)}
+        return {name: module for name, module in (encoder | decoder).items() if isinstance(module, Attention)}
 
     def encode(self, frames_ND: Tensor, layout: Layout, observer: Observer | None = None) -> Tensor:
         """Encoder output after its final LayerNorm, (N, D)."""

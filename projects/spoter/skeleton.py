@@ -60,8 +60,8 @@ _FINGERS = (
 )
 # Pairs of joints that a drawing connects.
 BONES = tuple(
-    (JOINTS.index(one), JOINTS.index(other))
-    for one, other in (
+    (JOINTS.index(start), JOINTS.index(end))
+    for start, end in (
         *_BODY_BONES,
         *((f"{a}_{side}", f"{b}_{side}") for side in (0, 1) for finger in _FINGERS for a, b in pairwise(finger)),
     )

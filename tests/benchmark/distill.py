@@ -31,7 +31,7 @@ from projects.distill.data import Images, Resident
 from projects.distill.learner import Learner, SkippedSteps
 from projects.distill.losses import neuron_selectivity_loss, unit
 from projects.distill.model import ResNet, fused
-from projects.distill.teacher import Taught
+from projects.distill.teacher import Teacher
 from projects.distill.train import Step, answer_of
 from tests.benchmark.timing import Row, compare
 
@@ -98,11 +98,11 @@ def _config(alpha: float, precision: str, options: bool) -> DistillConfig:
     )
 
 
-def _taught(options: bool) -> Taught:
+def _random_teacher(options: bool) -> Teacher:
     model = ResNet(ModelConfig(name="resnet56"), 3, 10).eval().requires_grad_(False)
     if options:
         convert_conv2d_weight_memory_format(fused(model), torch.channels_last)
-    return Taught(model, model.widths)
+    return Teacher(model, model.widths)
 
 
 class _Precision:
@@ -121,7 +121,7 @@ class _Precision:
 def _students(alphas: tuple[float, ...], precision: str, options: bool) -> Callable[[], None]:
     """A few steps of students side by side; set up outside the clock."""
     accelerator = cast(Accelerator, _Precision(precision))
-    teacher, steps = _taught(options), []
+    teacher, steps = _random_teacher(options), []
     for alpha in alphas:
         config = _config(alpha, precision, options)
         learner = Learner(config, 3, 10, teacher.widths)

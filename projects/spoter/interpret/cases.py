@@ -66,10 +66,10 @@ def _strip(panel, frames: np.ndarray, gradients: np.ndarray) -> None:
 def draw_skeleton(axis: Axes, frame: np.ndarray) -> None:
     """The bones of one frame (54, 2), y upwards; missing joints are left out."""
     present = frame[:, 0] != 0
-    for one, other in BONES:
-        if present[one] and present[other]:
-            colour = COLOURS[6] if max(one, other) < 12 else COLOURS[0] if one < 33 else COLOURS[1]
-            axis.plot(frame[[one, other], 0], frame[[one, other], 1], color=colour, linewidth=1)
+    for start, end in BONES:
+        if present[start] and present[end]:
+            colour = COLOURS[6] if max(start, end) < 12 else COLOURS[0] if start < 33 else COLOURS[1]
+            axis.plot(frame[[start, end], 0], frame[[start, end], 1], color=colour, linewidth=1)
 
 
 def _curves(axes: np.ndarray, importance: dict[str, np.ndarray]) -> None:

@@ -70,7 +70,7 @@ def similarity_maps(table: pd.DataFrame) -> dict[str, Figure]:
         pairs = list(dict.fromkeys(zip(across["epoch_a"], across["epoch_b"], strict=True)))
         grid = across.assign(pair=list(zip(across["epoch_a"], across["epoch_b"], strict=True)))
         matrix = grid.pivot(index="layer_a", columns="pair", values="cka").reindex(index=layers, columns=pairs)
-        names = [f"{one}-{other}" for one, other in pairs]
+        names = [f"{first}-{second}" for first, second in pairs]
         figures["figures/cka_epochs.png"] = heat_maps(
             {"epochs compared": matrix.to_numpy()},
             layers,
@@ -83,8 +83,8 @@ def similarity_maps(table: pd.DataFrame) -> dict[str, Figure]:
     names = list(dict.fromkeys([*last["layer_a"], *last["layer_b"]]))
     matrix = np.eye(len(names))
     for row in last.itertuples():
-        one, other = names.index(str(row.layer_a)), names.index(str(row.layer_b))
-        matrix[one, other] = matrix[other, one] = float(str(row.cka))
+        row_index, column_index = names.index(str(row.layer_a)), names.index(str(row.layer_b))
+        matrix[row_index, column_index] = matrix[column_index, row_index] = float(str(row.cka))
     figures["figures/cka_layers.png"] = heat_maps(
         {"last epoch": matrix}, names, names, "debiased CKA", "Layers with each other", width=4.6
     )

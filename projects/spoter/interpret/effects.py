@@ -110,7 +110,7 @@ def _occlude(
     changes = occlude_joints(model, study.inputs, targets, several, filling, study.config.max_frames)
     by_group = dict(zip(GROUPS, changes.reshape(len(GROUPS), 1 + draws, -1), strict=True))
     by_name = {group: changes[0] for group, changes in by_group.items()}
-    return by_name, {group: found[1:].mean(axis=0) for group, found in by_group.items()}
+    return by_name, {group: measured[1:].mean(axis=0) for group, measured in by_group.items()}
 
 
 def _frame_importance(study: Study, epoch: int, attribution: Attribution) -> dict[str, np.ndarray]:

@@ -93,14 +93,14 @@ def _similarity(table: pd.DataFrame) -> str:
     if across.empty:
         return "One epoch only: nothing to compare across training."
     lines = ["| epochs | least alike layer | most alike layer |", "|---|---|---|"]
-    for (one, other), part in across.groupby(["epoch_a", "epoch_b"]):
+    for (epoch, later_epoch), part in across.groupby(["epoch_a", "epoch_b"]):
         ordered = part.dropna(subset="cka").sort_values("cka")
         if not ordered.empty:
             shown = [
                 f"{row['layer_a']} {row['cka']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
                 for _, row in ordered.iloc[[0, -1]].iterrows()
             ]
-            lines.append(f"| {one}, {other} | {shown[0]} | {shown[1]} |")
+            lines.append(f"| {epoch}, {later_epoch} | {shown[0]} | {shown[1]} |")
     return "\n".join(lines)
 
 

@@ -63,9 +63,9 @@ def noise_ceiling(outputs: np.ndarray, labels: np.ndarray, seed: int, halves: in
 def edit_distances(words: Sequence[str]) -> np.ndarray:
     """Levenshtein distance over the longer length, (n, n): how alike glosses are spelt, an anchor without weights."""
     distances = np.zeros((len(words), len(words)))
-    for i, one in enumerate(words):
+    for i, word in enumerate(words):
         for j in range(i):
-            distances[i, j] = distances[j, i] = _levenshtein(one, words[j]) / max(len(one), len(words[j]), 1)
+            distances[i, j] = distances[j, i] = _levenshtein(word, words[j]) / max(len(word), len(words[j]), 1)
     return distances
 
 

@@ -60,12 +60,14 @@ def cka_table(outputs: Mapping[int, Mapping[str, np.ndarray]], permutations: int
     last = outputs[epochs[-1]]
     pairs = [(name, a, name, b) for name in last for i, a in enumerate(epochs) for b in epochs[i + 1 :]]
     names = list(last)
-    pairs += [(one, epochs[-1], other, epochs[-1]) for i, one in enumerate(names) for other in names[i + 1 :]]
+    pairs += [
+        (layer, epochs[-1], later_layer, epochs[-1]) for i, layer in enumerate(names) for later_layer in names[i + 1 :]
+    ]
     rows = []
     for layer_a, epoch_a, layer_b, epoch_b in pairs:
-        one, other = outputs[epoch_a][layer_a], outputs[epoch_b][layer_b]
-        value, low, high = map(float, cka_jackknife(one, other))
-        _, p = cka_test(one, other, permutations, seed)
+        outputs_a, outputs_b = outputs[epoch_a][layer_a], outputs[epoch_b][layer_b]
+        value, low, high = map(float, cka_jackknife(outputs_a, outputs_b))
+        _, p = cka_test(outputs_a, outputs_b, permutations, seed)
         rows.append((layer_a, epoch_a, layer_b, epoch_b, value, low, high, p))
     columns = ["layer_a", "epoch_a", "layer_b", "epoch_b", "cka", "low", "high", "p"]
     table = pd.DataFrame(rows, columns=columns)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, bindparam, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from labtrail.query.selection import Found, Points, Selection, joined, oldest_first, points_of, positions
+from labtrail.query.selection import MetricPoints, RunRow, Selection, joined, oldest_first, points_of, positions
 
 _log = logging.getLogger("labtrail")
 
@@ -47,7 +47,7 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def runs(self, selection: Selection) -> list[Found]:
+    def runs(self, selection: Selection) -> list[RunRow]:
         """The active runs that meet the conditions on tags, params and ids, oldest first."""
         with self._reading() as connection:
             rows = list(_selected(connection, selection))
@@ -56,11 +56,11 @@ class Database:
             params = _values(connection, "params", ids)
             metrics = _latest(connection, ids)
         return oldest_first(
-            Found(run_id, name, status, str(experiment), started, ended, tags[run_id], params[run_id], metrics[run_id])
+            RunRow(run_id, name, status, str(experiment), started, ended, tags[run_id], params[run_id], metrics[run_id])
             for run_id, name, status, experiment, started, ended in rows
         )
 
-    def points(self, run_ids: Sequence[str], metrics: Sequence[str]) -> Points:
+    def points(self, run_ids: Sequence[str], metrics: Sequence[str]) -> MetricPoints:
         """All points of some metrics of some runs, in any order."""
         statement = text(
             "SELECT run_uuid, key, step, timestamp, CASE WHEN is_nan THEN NULL ELSE value END FROM metrics"

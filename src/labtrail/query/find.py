@@ -15,7 +15,7 @@ from labtrail import contract
 from labtrail.config import ConfigT, load_config
 from labtrail.errors import QueryError
 from labtrail.files import remove, sha256_of
-from labtrail.query.query import found_of
+from labtrail.query.query import run_row
 from labtrail.record import DataSource
 from labtrail.store import connection, lab, ui_links
 
@@ -108,7 +108,7 @@ def model_version(uri: str, client: MlflowClient | None = None) -> tuple[str, st
         )
     except MlflowException as error:
         registered = {model.name: ", ".join(model.aliases) or "no alias" for model in client.search_registered_models()}
-        there = "; ".join(f"{one} ({aliases})" for one, aliases in registered.items()) or "none"
+        there = "; ".join(f"{model} ({aliases})" for model, aliases in registered.items()) or "none"
         raise QueryError(f"{uri}: no such model; registered ones: {there}") from error
     return str(version_of_model.run_id), str(version_of_model.version)
 
@@ -138,7 +138,7 @@ def _row_of(run: MlflowRun, task: str) -> pd.Series:
             f"run {run.info.run_id}: {task} {run.info.run_name} is {end}, not FINISHED ({reason}); "
             "repeat the command that started it to finish it"
         )
-    return pd.Series(found_of(run).row())
+    return pd.Series(run_row(run).row())
 
 
 def _is_result(run: MlflowRun, wanted: str = "") -> bool:

@@ -20,8 +20,8 @@ from labtrail.errors import QueryError
 from labtrail.files import write_atomically
 from labtrail.query.database import open_database
 from labtrail.query.selection import (
-    Found,
-    Points,
+    MetricPoints,
+    RunRow,
     Selection,
     frame_of,
     joined,
@@ -59,7 +59,7 @@ class Query:
         self._client = client or connection.current_store()
         base = selection or Selection()
         self.selection = replace(base, tags={**base.tags, contract.TASK: task}) if task else base
-        self._found: list[Found] | None = None
+        self._rows: list[RunRow] | None = None
         self.left_out: Counter[str] = Counter()
 
     def campaign(self, name: str) -> "Query":
@@ -90,20 +90,20 @@ class Query:
     def _narrowed(self, **changes: Any) -> "Query":
         return Query(client=self._client, selection=replace(self.selection, **changes))
 
-    def found(self) -> Sequence[Found]:
+    def rows(self) -> Sequence[RunRow]:
         """What the store has of every run of the selection.
 
         Raises:
             QueryError: a run that was named is not there.
         """
-        if self._found is None:
+        if self._rows is None:
             candidates = self._candidates()
             reasons = [self.selection.reason_against(run) for run in candidates]
             self.left_out = Counter(reason for reason in reasons if reason)
-            self._found = [run for run, reason in zip(candidates, reasons, strict=True) if not reason]
-        return self._found
+            self._rows = [run for run, reason in zip(candidates, reasons, strict=True) if not reason]
+        return self._rows
 
-    def _candidates(self) -> Sequence[Found]:
+    def _candidates(self) -> Sequence[RunRow]:
         database = open_database(self._client.tracking_uri)
         candidates = database.runs(self.selection) if database else read_runs(self._client, self.selection)
         wanted = self.selection.run_ids
@@ -117,11 +117,11 @@ class Query:
 
     def runs(self) -> pd.DataFrame:
         """One row per run, oldest first: id, name, status, times, then tags, ``cfg.*`` params and last metrics."""
-        return frame_of(self.found())
+        return frame_of(self.rows())
 
     def metrics(self) -> list[str]:
         """Names of all metrics that a run of the selection has."""
-        return sorted({name for run in self.found() for name in run.metrics})
+        return sorted({name for run in self.rows() for name in run.metrics})
 
     def history(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
         """All points of all runs in long form: run_id, metric, step, value, ordered so.
@@ -134,7 +134,7 @@ class Query:
         Raises:
             QueryError: there are runs, and none has such a metric; names near ones.
         """
-        runs, known = self.found(), self.metrics()
+        runs, known = self.rows(), self.metrics()
         names = list(dict.fromkeys(known if metrics is None else metrics))
         for name in names if runs else ():
             require("metric", name, known)
@@ -146,13 +146,13 @@ class Query:
     def artifacts(self, folder: str = "") -> pd.DataFrame:
         """Every artifact file of every run below a folder ("" is the root): run_id, path, bytes."""
         rows = [
-            (run.run_id, path, size) for run in self.found() for path, size in _files(self._client, run.run_id, folder)
+            (run.run_id, path, size) for run in self.rows() for path, size in _files(self._client, run.run_id, folder)
         ]
         return pd.DataFrame(rows, columns=["run_id", "path", "bytes"])
 
     def models(self) -> pd.DataFrame:
         """Versions of registered models that came of these runs: name, version, aliases, run_id, source."""
-        ids = {run.run_id for run in self.found()}
+        ids = {run.run_id for run in self.rows()}
         versions = [
             all_page for all_page in connection.all_pages(self._client.search_model_versions) if all_page.run_id in ids
         ]
@@ -179,7 +179,7 @@ class Query:
 
     def summary(self) -> str:
         """How many runs were found and left out, in one line."""
-        count = len(self.found())
+        count = len(self.rows())
         left = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
         return f"{count} runs" + (f"; left out: {left}" if left else "")
 
@@ -201,11 +201,11 @@ def require(what: str, name: str, known: Sequence[str]) -> None:
         raise QueryError(f"{what} {name!r}: no run has it; {listed}")
 
 
-def read_runs(client: MlflowClient, selection: Selection) -> list[Found]:
+def read_runs(client: MlflowClient, selection: Selection) -> list[RunRow]:
     """As ``Database.runs``, by MLflow's public calls."""
     if selection.run_ids is not None:
         runs = [run for run_id in selection.run_ids if (run := connection.run_of(client, run_id)) is not None]
-        rows = [found_of(run) for run in runs if run.info.lifecycle_stage == "active"]
+        rows = [run_row(run) for run in runs if run.info.lifecycle_stage == "active"]
         return oldest_first(run for run in rows if _meets(run, selection))
     conditions = [f"tags.`{name}` = {ui_links.quoted(value)}" for name, value in selection.tags.items()]
     conditions += [f"params.`{name}` = {ui_links.quoted(value)}" for name, value in selection.params.items()]
@@ -215,7 +215,7 @@ def read_runs(client: MlflowClient, selection: Selection) -> list[Found]:
     ]
     # The filter language knows no "or".
     by_id = {
-        run.info.run_id: found_of(run)
+        run.info.run_id: run_row(run)
         for round_condition in rounds or [""]
         for run in connection.search(
             client, " and ".join([*conditions, *([round_condition] if round_condition else [])])
@@ -224,16 +224,16 @@ def read_runs(client: MlflowClient, selection: Selection) -> list[Found]:
     return oldest_first(by_id.values())
 
 
-def _meets(run: Found, selection: Selection) -> bool:
+def _meets(run: RunRow, selection: Selection) -> bool:
     rounds = selection.rounds()
     belongs = any(key in run.tags and value in ("", run.tags[key]) for key, value in rounds) or not rounds
     return belongs and selection.tags.items() <= run.tags.items() and selection.params.items() <= run.params.items()
 
 
-def found_of(run: MlflowRun) -> Found:
+def run_row(run: MlflowRun) -> RunRow:
     """What MLflow's own object says of a run."""
     info, data = run.info, run.data
-    return Found(
+    return RunRow(
         info.run_id,
         info.run_name or "",
         info.status,
@@ -246,14 +246,14 @@ def found_of(run: MlflowRun) -> Found:
     )
 
 
-def read_points(client: MlflowClient, runs: Sequence[Found], metrics: Sequence[str]) -> Points:
+def read_points(client: MlflowClient, runs: Sequence[RunRow], metrics: Sequence[str]) -> MetricPoints:
     """As ``Database.points``, by MLflow's public calls, one for each metric of each run; what has ended is kept."""
     places, names = positions([run.run_id for run in runs]), positions(metrics)
     bar = tqdm(runs, desc="history", unit="run", leave=False, disable=True if len(runs) < _MANY else None)
     return joined([points_of(_rows_of(client, run, metrics), places, names) for run in bar])
 
 
-def _rows_of(client: MlflowClient, run: Found, metrics: Sequence[str]) -> list[Any]:
+def _rows_of(client: MlflowClient, run: RunRow, metrics: Sequence[str]) -> list[Any]:
     """The points of one run; those of an ended one come from this folder's cache, where they were asked for before."""
     path = lab.state_folder() / "cache" / "history" / f"{run.run_id}-{run.ended}.parquet"
     ended = run.status not in contract.OPEN and run.ended is not None

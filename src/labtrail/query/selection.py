@@ -40,7 +40,7 @@ class Selection:
             return ()
         return (contract.CAMPAIGN, self.campaign), (contract.member_of(self.campaign), "")
 
-    def reason_against(self, run: "Found") -> str:
+    def reason_against(self, run: "RunRow") -> str:
         """Why a run that the store has found is left out; empty if it belongs to the selection."""
         if contract.TASK not in run.tags:
             return "not of labtrail"
@@ -51,7 +51,7 @@ class Selection:
         return "archived" if contract.ARCHIVED in run.tags and not self.archived else ""
 
 
-class Found(NamedTuple):
+class RunRow(NamedTuple):
     """One run as the store has it.
 
     Attributes:
@@ -90,22 +90,22 @@ class Found(NamedTuple):
         }
 
 
-def oldest_first(runs: Iterable[Found]) -> list[Found]:
+def oldest_first(runs: Iterable[RunRow]) -> list[RunRow]:
     """By start, then by id; runs without a start come last."""
     return sorted(runs, key=lambda run: (run.started is None, run.started or 0, run.run_id))
 
 
-def frame_of(runs: Sequence[Found]) -> pd.DataFrame:
+def frame_of(runs: Sequence[RunRow]) -> pd.DataFrame:
     """A row per run; columns by kind and name."""
     rows = [run.row() for run in runs]
-    fixed = [*Found._fields[:4], "started", "ended", contract.TASK]
+    fixed = [*RunRow._fields[:4], "started", "ended", contract.TASK]
     tags = sorted({name for run in runs for name in run.tags if not name.startswith("mlflow.")})
     params = sorted({name for run in runs for name in run.params if name.startswith(contract.CONFIG_PREFIX)})
     metrics = sorted({name for run in runs for name in run.metrics})
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*fixed, *tags, *params, *metrics])))
 
 
-class Points(NamedTuple):
+class MetricPoints(NamedTuple):
     """Points of metrics, an entry of each array for each.
 
     Attributes:
@@ -128,25 +128,25 @@ def positions(names: Sequence[str]) -> dict[str, int]:
 
 def points_of(
     rows: Sequence[tuple[str, str, int, int, float | None]], runs: Mapping[str, int], metrics: Mapping[str, int]
-) -> Points:
+) -> MetricPoints:
     """Arrays from rows of run id, metric, step, timestamp and value (None is NaN); names by their positions."""
     count = len(rows)
     run, metric, step, timestamp, value = zip(*rows, strict=True) if rows else ((),) * 5
-    return Points(
-        np.fromiter((runs[one] for one in run), np.int64, count),
-        np.fromiter((metrics[one] for one in metric), np.int64, count),
+    return MetricPoints(
+        np.fromiter((runs[run_id] for run_id in run), np.int64, count),
+        np.fromiter((metrics[name] for name in metric), np.int64, count),
         np.array(step, np.int64),
         np.array(timestamp, np.int64),
         np.array(value, np.float64),
     )
 
 
-def joined(parts: Sequence[Points]) -> Points:
+def joined(parts: Sequence[MetricPoints]) -> MetricPoints:
     """One after the other."""
-    return Points(*map(np.concatenate, zip(*parts, strict=True))) if parts else points_of([], {}, {})
+    return MetricPoints(*map(np.concatenate, zip(*parts, strict=True))) if parts else points_of([], {}, {})
 
 
-def tidy(points: Points, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+def tidy(points: MetricPoints, run_ids: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """One value for each step, in the order of runs, metrics and steps: columns run_id, metric, step, value.
 
     Of several points of a step (a crash between log and save repeats one) the last is kept, the larger of two at once.

@@ -19,7 +19,7 @@ from labtrail import contract
 from labtrail.errors import LabtrailError
 from labtrail.files import encode, remove, sha256_of, sync_tree, write_atomically
 from labtrail.query.query import Query, require
-from labtrail.query.selection import Found
+from labtrail.query.selection import RunRow
 from labtrail.report.build import build
 from labtrail.report.config import ReportConfig
 from labtrail.report.markdown import markdown
@@ -81,7 +81,7 @@ def archive(campaign: str, root: Path, export: Path | None = None) -> Archived:
         raise LabtrailError(f"campaign {campaign}: was archived on {closed[0]}; its results are in {folder}")
     if export is not None:
         _refuse_in_the_way(export, folder)
-        _export(_with_relatives([*runs, *Query().campaign(campaign).ended(*contract.ANY_END).found()]), export)
+        _export(_with_relatives([*runs, *Query().campaign(campaign).ended(*contract.ANY_END).rows()]), export)
     if not folder.exists():
         _write(folder, campaign, runs, export)
     marked = [run for run in runs if contract.ARCHIVED not in run.tags]
@@ -93,32 +93,32 @@ def archive(campaign: str, root: Path, export: Path | None = None) -> Archived:
 def _refuse_in_the_way(export: Path, folder: Path) -> None:
     if export.exists():
         raise LabtrailError(f"{export}: is there already; name another place for the copy")
-    one, other = export.absolute(), folder.absolute()
-    if one.is_relative_to(other) or other.is_relative_to(one):
+    source, target = export.absolute(), folder.absolute()
+    if source.is_relative_to(target) or target.is_relative_to(source):
         raise LabtrailError(f"{export}: lies in {folder}, or around it; name another place for the copy")
 
 
-def _runs_of(campaign: str) -> Sequence[Found]:
+def _runs_of(campaign: str) -> Sequence[RunRow]:
     """All runs of a round, that of the campaign itself among them."""
-    everything = Query().ended(*contract.ANY_END).with_archived().found()
+    everything = Query().ended(*contract.ANY_END).with_archived().rows()
     members = [run for run in everything if _round_of(run) == campaign]
     if not members:
         require("campaign", campaign, sorted({name for run in everything if (name := _round_of(run))}))
     return members
 
 
-def _round_of(run: Found) -> str:
+def _round_of(run: RunRow) -> str:
     if run.tags[contract.TASK] == "campaign":
         return run.params.get(f"{contract.CONFIG_PREFIX}name", "")
     return run.tags.get(contract.CAMPAIGN, "")
 
 
-def _write(folder: Path, campaign: str, runs: Sequence[Found], export: Path | None) -> None:
+def _write(folder: Path, campaign: str, runs: Sequence[RunRow], export: Path | None) -> None:
     """The folder of results, whole or not at all."""
     fresh = folder.with_name(f".{folder.name}.arriving")
     remove(fresh)
     today = f"Closed on {datetime.now(UTC):%Y-%m-%d}."
-    if Query().campaign(campaign).found():
+    if Query().campaign(campaign).rows():
         made = build(ReportConfig(campaign=campaign))
         for name, content in {"report.html": made.html, **made.tables, **made.figures}.items():
             write_atomically(fresh / name, encode(name, content))
@@ -130,7 +130,7 @@ def _write(folder: Path, campaign: str, runs: Sequence[Found], export: Path | No
     fresh.rename(folder)
 
 
-def _whereabouts(campaign: str, runs: Sequence[Found], export: Path | None) -> str:
+def _whereabouts(campaign: str, runs: Sequence[RunRow], export: Path | None) -> str:
     """Where everything is, as Markdown."""
     where = [
         "`report.html`: this, with figures; `tables/`: every number; `figures/`: as PNG.",
@@ -145,15 +145,15 @@ def _whereabouts(campaign: str, runs: Sequence[Found], export: Path | None) -> s
     return f"## Where everything is\n\n{listed}\n\n{hidden}"
 
 
-def _with_relatives(runs: Iterable[Found]) -> list[str]:
+def _with_relatives(runs: Iterable[RunRow]) -> list[str]:
     """Ids of the runs, of all that they name, and of all that these name."""
-    everything = {run.run_id: run for run in Query().ended(*contract.ANY_END).with_archived().found()}
+    everything = {run.run_id: run for run in Query().ended(*contract.ANY_END).with_archived().rows()}
     wanted, waiting = set[str](), [run.run_id for run in runs]
     while waiting:
-        one = waiting.pop()
-        if one not in wanted and one in everything:
-            wanted.add(one)
-            waiting += [name for tag in _NAMING for name in everything[one].tags.get(tag, "").split()]
+        path = waiting.pop()
+        if path not in wanted and path in everything:
+            wanted.add(path)
+            waiting += [name for tag in _NAMING for name in everything[path].tags.get(tag, "").split()]
     return [run_id for run_id in everything if run_id in wanted]
 
 
@@ -191,7 +191,7 @@ def _files(folder: Path) -> list[Path]:
 def _copy_runs(run_ids: Sequence[str], folder: Path) -> None:
     source, target = connection.current_store(), connection.create_store(f"sqlite:///{folder / _DATABASE}")
     names = {experiment.experiment_id: experiment.name for experiment in connection.all_experiments(source)}
-    for experiment_id in {run.experiment_id for run in Query().ended(*contract.ANY_END).only(run_ids).found()}:
+    for experiment_id in {run.experiment_id for run in Query().ended(*contract.ANY_END).only(run_ids).rows()}:
         connection.experiment_named(target, names[experiment_id], str(folder / "artifacts"))
     sync(source, target, set(run_ids))
 

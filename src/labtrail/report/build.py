@@ -16,7 +16,7 @@ from labtrail.files import write_atomically
 from labtrail.query.frames import paired_differences, varying
 from labtrail.query.query import Query
 from labtrail.report.config import ReportConfig
-from labtrail.report.gather import Gathered, gather
+from labtrail.report.gather import ReportData, gather
 from labtrail.report.page import Cell, Column, Row, Section, Table, page
 from labtrail.report.pictures import best_last_table, files_of, pictures, wall_minutes
 from labtrail.store import ui_links
@@ -91,14 +91,14 @@ def build(config: ReportConfig) -> Report:
 
 def refresh(campaign: str, folder: Path) -> Path | None:
     """Writes the page of a round as it stands to ``FOLDER/CAMPAIGN.html``; None while no run of it has finished."""
-    if not len(Query().campaign(campaign).found()):
+    if not len(Query().campaign(campaign).rows()):
         return None
     target = folder / f"{campaign}.html"
     write_atomically(target, build(ReportConfig(campaign=campaign)).html.encode())
     return target
 
 
-def _about(data: Gathered) -> str:
+def _about(data: ReportData) -> str:
     """What was run, where and when, in one paragraph."""
     runs = data.runs
     tasks = ", ".join(sorted(runs[contract.TASK].unique()))
@@ -116,7 +116,7 @@ def _about(data: Gathered) -> str:
     return " ".join(parts)
 
 
-def _findings(data: Gathered, differences: pd.DataFrame, against: str, *, chosen: bool) -> str:
+def _findings(data: ReportData, differences: pd.DataFrame, against: str, *, chosen: bool) -> str:
     """The result in words, with what it does not tell; only a group chosen beforehand can be tested against."""
     ranked = data.groups[data.groups["metric"] == data.ranking.metric]
     best = ranked.iloc[0]
@@ -146,9 +146,9 @@ def _number(value: float) -> str:
     return "" if pd.isna(value) else f"{value:.4g}"
 
 
-def _headline(data: Gathered, level: float) -> Table:
+def _headline(data: ReportData, level: float) -> Table:
     """Groups by metrics, each a mean with its interval."""
-    wide = {key: own.set_index("metric") for key, own in data.groups.groupby("group", sort=False)}
+    wide = {key: key_rows.set_index("metric") for key, key_rows in data.groups.groupby("group", sort=False)}
     rows = []
     for name in data.names[:_MOST_ROWS]:
         column = wide[name]
@@ -203,7 +203,7 @@ def _comparison(differences: pd.DataFrame, against: str, metric: str, config: Re
     return [Section(f"Differences from {against}", table=Table(caption, columns, rows))]
 
 
-def _unfinished(data: Gathered) -> list[Section]:
+def _unfinished(data: ReportData) -> list[Section]:
     """What did not finish, and why."""
     if data.unfinished.empty:
         return []
@@ -220,7 +220,7 @@ def _unfinished(data: Gathered) -> list[Section]:
     return [Section("Runs that did not finish", table=Table(f"{counts}; at most {_MOST_ROWS} rows.", columns, rows))]
 
 
-def _runs(data: Gathered) -> Table:
+def _runs(data: ReportData) -> Table:
     minutes = wall_minutes(data.runs)
     metrics = list(data.metrics)
     rows = []
@@ -239,10 +239,12 @@ def _run_link(run: Mapping[str, Any] | pd.Series) -> Cell:
     return Cell(str(run["name"]), link=where)
 
 
-def _constants(data: Gathered) -> Table:
+def _constants(data: ReportData) -> Table:
     varied = set(varying(data.runs, apart=()))
     keys = [name for name in data.runs if str(name).startswith(contract.CONFIG_PREFIX) and name not in varied]
     shared = [name for name in keys if data.runs[name].notna().all()]
     values = {name.removeprefix(contract.CONFIG_PREFIX): data.runs[name] for name in shared}
-    rows: Sequence[Row] = [Row([Cell(key), Cell(str(one.iloc[0]))]) for key, one in sorted(values.items())]
+    rows: Sequence[Row] = [
+        Row([Cell(key), Cell(str(key_values.iloc[0]))]) for key, key_values in sorted(values.items())
+    ]
     return Table("Config values, in full in each run's config.yaml.", [Column("key"), Column("value")], rows, False)

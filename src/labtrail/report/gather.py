@@ -28,7 +28,7 @@ _SEED = f"{contract.CONFIG_PREFIX}seed"
 
 
 @dataclass(frozen=True)
-class Gathered:
+class ReportData:
     """What a report tells of.
 
     Attributes:
@@ -85,7 +85,7 @@ def selected(config: ReportConfig) -> Query:
         raise QueryError(f"which runs? name a campaign or a task; campaigns: {_campaigns()}")
     query = Query(config.task or None).ended(*contract.ANY_END)
     query = query.campaign(config.campaign) if config.campaign else query
-    if not query.found():
+    if not query.rows():
         meant = " and ".join(f"{name} {value!r}" for name, value in _named(config).items())
         raise QueryError(f"{meant}: no run to report ({query.summary()}); campaigns: {_campaigns()}")
     return query
@@ -97,11 +97,11 @@ def _named(config: ReportConfig) -> dict[str, str]:
 
 
 def _campaigns() -> str:
-    runs = Query().ended(*contract.ANY_END).with_archived().found()
+    runs = Query().ended(*contract.ANY_END).with_archived().rows()
     return ", ".join(sorted({run.tags[contract.CAMPAIGN] for run in runs if contract.CAMPAIGN in run.tags})) or "none"
 
 
-def gather(config: ReportConfig) -> Gathered:
+def gather(config: ReportConfig) -> ReportData:
     """Everything that a report shows.
 
     Raises:
@@ -124,7 +124,7 @@ def gather(config: ReportConfig) -> Gathered:
     groups = _ranked(over_seeds(finished, metrics[:_MOST_HEADLINES], ["group"], config.level), ranking)
     if config.against:
         require("group", config.against, list(dict.fromkeys(groups["group"])))
-    return Gathered(
+    return ReportData(
         runs=finished,
         unfinished=everything[~ended].reset_index(drop=True),
         left_out=_left_out(query, int(ended.sum()) - len(finished)),

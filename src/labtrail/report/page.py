@@ -91,18 +91,18 @@ def page(title: str, about: str, sections: Sequence[Section], experiments: Mappi
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string((_HERE / "page.html.j2").read_text(encoding="utf-8"))
-    shown = [_shown(number, one, experiments) for number, one in enumerate(sections, 1)]
+    shown = [_shown(number, section, experiments) for number, section in enumerate(sections, 1)]
     # The script is this package's own file.
     script = Markup((_HERE / "page.js").read_text(encoding="utf-8"))  # noqa: S704
     return template.render(title=title, about=about, sections=shown, script=script)
 
 
 def _shown(number: int, section: Section, experiments: Mapping[str, str]) -> _Shown:
-    words = None if section.picture is None else _told(section.picture, experiments)
+    words = None if section.picture is None else _picture_context(section.picture, experiments)
     return _Shown(f"section-{number}", section.title, section.words, words, section.table)
 
 
-def _told(picture: Picture, experiments: Mapping[str, str]) -> Mapping[str, object]:
+def _picture_context(picture: Picture, experiments: Mapping[str, str]) -> Mapping[str, object]:
     return {
         "image": _embedded(picture.figure),
         "caption": picture.caption,

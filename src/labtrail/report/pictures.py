@@ -12,7 +12,7 @@ from labtrail import contract
 from labtrail.contract import CONFIG_PREFIX
 from labtrail.figures import COLOURS, heat_maps
 from labtrail.query.frames import group_names
-from labtrail.report.gather import NOT_SET, Gathered
+from labtrail.report.gather import NOT_SET, ReportData
 from labtrail.statistics import t_interval
 
 _MOST_ROWS = 40
@@ -40,13 +40,13 @@ class Picture:
         self.run_ids = list(dict.fromkeys(run_ids))
 
 
-def pictures(data: Gathered) -> list[Picture]:
+def pictures(data: ReportData) -> list[Picture]:
     """All that the runs have something to draw for."""
     made = [ranking(data), over_key(data), curves(data), heat(data), best_and_last(data), cost(data)]
     return [picture for picture in made if picture is not None]
 
 
-def ranking(data: Gathered) -> Picture:
+def ranking(data: ReportData) -> Picture:
     """Groups with their intervals and their single runs, the best on top."""
     metric = data.ranking.metric
     names = data.names[:_MOST_ROWS]
@@ -104,7 +104,7 @@ def _short(name: str, longest: int = 60) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
-def over_key(data: Gathered) -> Picture | None:
+def over_key(data: ReportData) -> Picture | None:
     """The ranking metric over the one number that was varied, a line for each combination of the rest."""
     numbers = {key: _numbers(data.runs[f"{CONFIG_PREFIX}{key}"]) for key in data.keys}
     swept = {key: values for key, values in numbers.items() if values is not None and values.nunique() >= _LEAST_SWEPT}
@@ -143,9 +143,9 @@ def over_key(data: Gathered) -> Picture | None:
 
 def _line(axis: Axes, group: pd.DataFrame, place: int, name: str) -> None:
     groups = [(x, t_interval(part["y"].to_numpy(float))) for x, part in group.groupby("x")]
-    x = np.array([one for one, _ in groups], dtype=float)
-    value = np.array([float(one.value) for _, one in groups])
-    reach = np.nan_to_num([float(one.high - one.value) for _, one in groups])
+    x = np.array([key for key, _ in groups], dtype=float)
+    value = np.array([float(estimate.value) for _, estimate in groups])
+    reach = np.nan_to_num([float(estimate.high - estimate.value) for _, estimate in groups])
     if place >= _MOST_LINES:
         axis.plot(x, value, color=_GREY, linewidth=0.8, zorder=1)
         return
@@ -169,7 +169,7 @@ def _numbers(values: pd.Series) -> pd.Series | None:
     return None if (numbers.isna() & values.notna()).any() else numbers
 
 
-def curves(data: Gathered) -> Picture | None:
+def curves(data: ReportData) -> Picture | None:
     """Means over repeats by epoch with the range of single runs, the best groups in colour."""
     metrics = list(dict.fromkeys(data.curves["metric"]))[:_MOST_PANELS]
     if not metrics:
@@ -206,7 +206,7 @@ def _curve(axis: Axes, group: pd.DataFrame, place: int, name: str) -> None:
     axis.fill_between(over.index, over["min"], over["max"], color=COLOURS[place], alpha=0.15, linewidth=0)
 
 
-def heat(data: Gathered) -> Picture | None:
+def heat(data: ReportData) -> Picture | None:
     """The ranking metric by the two keys with the most values, mean over everything else."""
     sizes = {key: data.runs[f"{CONFIG_PREFIX}{key}"].nunique() for key in data.keys}
     pair = sorted((key for key in sizes if sizes[key] <= _MOST_CELLS), key=lambda key: -sizes[key])[:2]
@@ -240,7 +240,7 @@ def _sorted(values: pd.Index) -> list[str]:
     return list(values) if numbers is None else [values[place] for place in np.argsort(numbers.to_numpy())]
 
 
-def best_and_last(data: Gathered) -> Picture | None:
+def best_and_last(data: ReportData) -> Picture | None:
     """For each run, the score at its best and at its last epoch."""
     table = best_last_table(data)
     if table.empty:
@@ -265,7 +265,7 @@ def best_and_last(data: Gathered) -> Picture | None:
     return Picture("best_and_last", "Best and last epoch", caption, figure, table["run_id"])
 
 
-def best_last_table(data: Gathered) -> pd.DataFrame:
+def best_last_table(data: ReportData) -> pd.DataFrame:
     """A row per run with curves of the score: run_id, group, best, best_epoch, last."""
     if data.score is None:
         return pd.DataFrame(columns=["run_id", "group", "best", "best_epoch", "last"])
@@ -279,7 +279,7 @@ def best_last_table(data: Gathered) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run_id", "group", "best", "best_epoch", "last"])
 
 
-def cost(data: Gathered) -> Picture | None:
+def cost(data: ReportData) -> Picture | None:
     """How long the runs of each group took."""
     minutes = wall_minutes(data.runs)
     if not minutes.notna().any():

@@ -10,7 +10,7 @@ from labtrail import contract
 from labtrail.errors import QueryError
 from labtrail.query.query import Query
 from labtrail.report.config import ReportConfig
-from labtrail.report.gather import Gathered, gather
+from labtrail.report.gather import ReportData, gather
 from labtrail.running.run_status import experiment_notes, note_experiment
 from labtrail.store import ui_links
 
@@ -73,7 +73,7 @@ def _last(runs: pd.DataFrame, tag: str) -> str:
 
 def _best_of_groups(campaign: str) -> Sequence[str]:
     try:
-        data: Gathered = gather(ReportConfig(campaign=campaign))
+        data: ReportData = gather(ReportConfig(campaign=campaign))
     except QueryError:
         return []
     ranked = data.runs.dropna(subset=[data.ranking.metric])

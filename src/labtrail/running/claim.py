@@ -98,11 +98,11 @@ def _find_earlier(client: MlflowClient, key: str, again: bool, begun: bool = Fal
         runs = [run for run in itertools.takewhile(lambda run: not _is_finished(run), runs) if not _is_elsewhere(run)]
     claims = [_claim_existing(run) for run in runs]
     for state in ("finished", "mine", "busy"):
-        for position, one in enumerate(claims):
-            if one.state == state:
+        for position, candidate in enumerate(claims):
+            if candidate.state == state:
                 for other in claims[:position] + claims[position + 1 :]:
                     _release(other)
-                return one
+                return candidate
     return None
 
 

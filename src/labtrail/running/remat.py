@@ -104,8 +104,8 @@ class LeanBackward:
         try:
             original = trace(step)
         finally:
-            for one, gradient in zip(parameters, kept, strict=True):
-                one.grad = gradient
+            for leaf, gradient in zip(parameters, kept, strict=True):
+                leaf.grad = gradient
         traced = in_place(original)
         times = roofline(traced, _MACHINE)
         costs = costs_of(traced, times)

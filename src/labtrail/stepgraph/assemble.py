@@ -122,10 +122,10 @@ def _storages(order: Sequence[fx.Node]) -> _Parts:
 def _phases(order: Sequence[fx.Node]) -> list[Phase]:
     """What autograd calls is backward; what comes after all of that is the optimizer's, the rest is forward."""
     backward = [note_of(node).backward for node in order]
-    end = max((index for index, one in enumerate(backward) if one), default=len(order))
+    end = max((index for index, runs_backward in enumerate(backward) if runs_backward), default=len(order))
     return [
-        Phase.BACKWARD if one else Phase.FORWARD if index < end else Phase.OPTIMIZER
-        for index, one in enumerate(backward)
+        Phase.BACKWARD if runs_backward else Phase.FORWARD if index < end else Phase.OPTIMIZER
+        for index, runs_backward in enumerate(backward)
     ]
 
 

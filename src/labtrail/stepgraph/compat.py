@@ -76,8 +76,8 @@ def fake_of_meta(model: nn.Module, mode: FakeTensorMode, device: torch.device) -
 
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
-            for name, one in tensors.items():
-                tensors[name] = None if one is None else fake(one)
+            for name, value in tensors.items():
+                tensors[name] = None if value is None else fake(value)
     return model
 
 

@@ -112,8 +112,8 @@ def check_gradients(step: TrainingStep) -> None:
         TraceError: a parameter has a gradient that the optimizer never clears.
     """
     optimized = {id(parameter) for group in step.optimizer.param_groups for parameter in group["params"]}
-    for name, one in zip(step.names(), step.parameters(), strict=False):
-        if one.grad is not None and id(one) not in optimized:
+    for name, weight in zip(step.names(), step.parameters(), strict=False):
+        if weight.grad is not None and id(weight) not in optimized:
             raise TraceError(
                 f"{name} gets a gradient and is not the optimizer's, so its gradients add up; freeze it with "
                 "requires_grad_(False), or hand it to the optimizer"

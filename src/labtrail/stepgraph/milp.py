@@ -191,7 +191,7 @@ class Relaxation:
                 inside, variables = self._near_rows(node, variables, over[node])
                 constraints.append(inside)
         for choice in excluded:
-            terms = [(column, -1.0 if one in choice else 1.0) for one, column in self._x.items()]
+            terms = [(column, -1.0 if storage in choice else 1.0) for storage, column in self._x.items()]
             rows.add(terms, 1 - len(choice))
         parts = [
             constraint.constraint(variables) for constraint in (self._chains, rows, *constraints) if constraint.least
@@ -213,7 +213,7 @@ class Relaxation:
         bound = max(0.0, solution.mip_dual_bound or 0.0) / self._scale
         if solution.x is None:
             return Solution(None, bound)
-        return Solution(frozenset(one for one, column in self._x.items() if solution.x[column] > 0.5), bound)
+        return Solution(frozenset(storage for storage, column in self._x.items() if solution.x[column] > 0.5), bound)
 
     def _binding(self, over: np.ndarray, chosen: Collection[int]) -> list[int]:
         """Of the nodes that may be too large the largest for each set of activations that can be away there."""
@@ -250,7 +250,7 @@ class Relaxation:
         """Nodes that make the activations whose turn is next at a node of the backward pass, and those just over."""
         flow = self._flow
         creators = sorted(flow.creators[storage] for storage in self._x)
-        waiting = [flow.creators[one] for one, column in self._x.items() if self._saved[by, column]]
+        waiting = [flow.creators[storage] for storage, column in self._x.items() if self._saved[by, column]]
         middle = creators.index(max(waiting)) if waiting else 0
         low, high = max(0, middle - _NEAR), min(len(creators) - 1, middle + _NEAR)
         first = 0 if low == 0 else creators[low]

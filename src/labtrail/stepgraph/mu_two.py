@@ -105,21 +105,23 @@ def _substitute(recomputed: dict[int, Candidate], chosen: Candidate) -> int:
         How often the chosen one will be computed.
     """
     times = 1
-    for key, one in recomputed.items():
-        if chosen.id in one.sources:
-            sources = one.sources - {chosen.id} | chosen.sources
-            recomputed[key] = replace(one, sources=sources, recompute_s=one.recompute_s + chosen.recompute_s)
+    for key, candidate in recomputed.items():
+        if chosen.id in candidate.sources:
+            sources = candidate.sources - {chosen.id} | chosen.sources
+            recomputed[key] = replace(
+                candidate, sources=sources, recompute_s=candidate.recompute_s + chosen.recompute_s
+            )
             times += 1
     return times
 
 
 def _update(left: dict[int, Candidate], chosen: Candidate, recomputed: dict[int, Candidate], times: int) -> None:
     """What is left starts from the chosen one's sources, or has to be computed for it as well (Algorithm F)."""
-    for key, one in left.items():
-        if chosen.id in one.sources:
-            sources = one.sources - {chosen.id} | chosen.sources
-            seconds = one.recompute_s + chosen.recompute_s
+    for key, candidate in left.items():
+        if chosen.id in candidate.sources:
+            sources = candidate.sources - {chosen.id} | chosen.sources
+            seconds = candidate.recompute_s + chosen.recompute_s
             needed = sum(key in other.sources for other in recomputed.values())
-            left[key] = replace(one, sources=sources, recompute_s=seconds, total_s=seconds * (1 + needed))
+            left[key] = replace(candidate, sources=sources, recompute_s=seconds, total_s=seconds * (1 + needed))
         elif key in chosen.sources:
-            left[key] = replace(one, total_s=one.recompute_s * (1 + times))
+            left[key] = replace(candidate, total_s=candidate.recompute_s * (1 + times))

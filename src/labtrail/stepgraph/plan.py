@@ -79,14 +79,18 @@ class Planner:
         self._base_bytes = base_bytes or self.peak_bytes
         self.candidates = self._worthwhile()
         self._relaxation = Relaxation(self._simulator, costs, self.candidates)
-        self._found: list[Plan] = [self._present(0, "none")]
-        self._descended = [self._found[0]]
+        self._plans: list[Plan] = [self._present(0, "none")]
+        self._descended = [self._plans[0]]
 
     def _worthwhile(self) -> list[int]:
         sizes = self._simulator.flow.sizes
         rising = sorted(self._simulator.able, key=lambda storage: sizes[storage])
         small = np.cumsum([sizes[storage] for storage in rising]) < _SMALL * self.peak_bytes
-        kept = {one for one, too_small in zip(rising, small, strict=True) if too_small or sizes[one] < _SCALAR_BYTES}
+        kept = {
+            storage
+            for storage, too_small in zip(rising, small, strict=True)
+            if too_small or sizes[storage] < _SCALAR_BYTES
+        }
         return [storage for storage in self._simulator.able if storage not in kept]
 
     def _present(self, target_bytes: float, solver: str, bound_s: float = 0.0) -> Plan:
@@ -104,7 +108,7 @@ class Planner:
                 return None
             trim(self._simulator, self.candidates, step)
             self._note("greedy", step)
-            self._descended.append(self._found[-1])
+            self._descended.append(self._plans[-1])
         return min(self._below(target_bytes, "greedy"), key=lambda plan: plan.extra_time_s, default=None)
 
     def _steps(self, target_bytes: float) -> Iterator[float]:
@@ -115,10 +119,10 @@ class Planner:
             yield now
 
     def _note(self, solver: str, target_bytes: float) -> None:
-        self._found.append(self._present(target_bytes, solver))
+        self._plans.append(self._present(target_bytes, solver))
 
     def _below(self, target_bytes: float, solver: str = "") -> list[Plan]:
-        return [plan for plan in self._found if plan.peak_bytes <= target_bytes and solver in ("", plan.solver)]
+        return [plan for plan in self._plans if plan.peak_bytes <= target_bytes and solver in ("", plan.solver)]
 
     def solve(self, target_bytes: float, limit_s: float) -> Plan:
         """The cheapest plan that is found in some seconds, with its bound.
@@ -168,7 +172,7 @@ class Planner:
     def _best(self, target_bytes: float, bound_s: float) -> Plan:
         best = min(self._below(target_bytes), key=lambda plan: plan.extra_time_s, default=None)
         if best is None:
-            least = min(plan.peak_bytes for plan in self._found)
+            least = min(plan.peak_bytes for plan in self._plans)
             raise InfeasibleError(
                 f"memory: {target_bytes:,.0f} bytes ({target_bytes / self._base_bytes:.1%} of the step's peak) are not "
                 f"reached by recomputation; the least that was found is {least:,} ({least / self._base_bytes:.1%})"
@@ -179,7 +183,7 @@ class Planner:
         """The lowest peak that is found: from where local search gets stuck, as far down as the program gets."""
         self.greedy(0)
         while True:
-            least = min(plan.peak_bytes for plan in self._found)
+            least = min(plan.peak_bytes for plan in self._plans)
             try:
                 self.solve(least * (1 - _SINK), limit_s)
             except InfeasibleError:

@@ -260,7 +260,7 @@ class _Writer:
         call = self._traced.calls[node.id]
         if not (node.batch_norm and node.writes):
             return call
-        args = tuple(None if place in _RUNNING else one for place, one in enumerate(call.args))
+        args = tuple(None if place in _RUNNING else arg for place, arg in enumerate(call.args))
         return call._replace(args=args)
 
     def _is_gone(self, index: int) -> bool:
@@ -330,7 +330,7 @@ def _mapped(value: Any, places: dict[int, int]) -> Any:
     if isinstance(value, Ref):
         return Ref(places[value.id])
     if isinstance(value, dict):
-        return {key: _mapped(one, places) for key, one in value.items()}
+        return {key: _mapped(item, places) for key, item in value.items()}
     if isinstance(value, tuple):
         return tuple(_mapped(element, places) for element in value)
     return [_mapped(element, places) for element in value] if isinstance(value, list) else value

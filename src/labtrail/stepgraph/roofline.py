@@ -83,12 +83,12 @@ def _flops(call: Call, fakes: Sequence[Any], index: int) -> int:
     if formula is None:
         return 0
 
-    def given(value: Any) -> Any:
+    def materialized(value: Any) -> Any:
         if isinstance(value, Ref):
             return fakes[value.id]
         if isinstance(value, list | tuple):
-            return type(value)(given(element) for element in value)
+            return type(value)(materialized(element) for element in value)
         return value
 
-    keywords = {key: given(value) for key, value in call.kwargs.items()}
-    return int(formula(*(given(arg) for arg in call.args), **keywords, out_val=fakes[index]))
+    keywords = {key: materialized(value) for key, value in call.kwargs.items()}
+    return int(formula(*(materialized(arg) for arg in call.args), **keywords, out_val=fakes[index]))

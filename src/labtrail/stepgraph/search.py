@@ -30,21 +30,21 @@ def _descend_once(simulator: Simulator, candidates: Sequence[int], target_bytes:
     queue = [(-np.inf, candidate) for candidate in candidates]
     heapq.heapify(queue)
     while left > 0:
-        ratio, one = heapq.heappop(queue)
-        if measured[one] == decided:
+        ratio, cheapest = heapq.heappop(queue)
+        if measured[cheapest] == decided:
             if ratio >= 0:
                 break
-            simulator.flip(one)
+            simulator.flip(cheapest)
             left, seconds = _excess(simulator, target_bytes), simulator.extra_time_s
             decided += 1
-            heapq.heappush(queue, (0.0, one))
+            heapq.heappush(queue, (0.0, cheapest))
             continue
-        simulator.flip(one)
+        simulator.flip(cheapest)
         freed = left - _excess(simulator, target_bytes)
         cost = max(simulator.extra_time_s - seconds, _FREE_S)
-        simulator.flip(one)
-        measured[one] = decided
-        heapq.heappush(queue, (-freed / cost if freed > 0 else 0.0, one))
+        simulator.flip(cheapest)
+        measured[cheapest] = decided
+        heapq.heappush(queue, (-freed / cost if freed > 0 else 0.0, cheapest))
     return decided > 0
 
 

@@ -228,9 +228,9 @@ class Simulator:
         if life:
             self._lives[key] = life
         if old != life:
-            for one, sign in ((old, -1), (life, 1)):
-                if one:
-                    self._book(key, one, sign, slots)
+            for interval, sign in ((old, -1), (life, 1)):
+                if interval:
+                    self._book(key, interval, sign, slots)
 
     def _own_life(self, storage: int) -> _Life | None:
         creator = self.flow.creators[storage]

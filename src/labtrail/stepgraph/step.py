@@ -54,7 +54,7 @@ class TrainingStep:
         return [value for _, value in self._state() if not isinstance(value, Tensor)]
 
     def _state(self) -> list[tuple[str, Any]]:
-        known = {id(one): name for name, one in self.model.named_parameters()}
+        known = {id(parameter): name for name, parameter in self.model.named_parameters()}
         return [
             (f"{name} of {known.get(id(parameter), 'a parameter')} in the optimizer", value)
             for parameter in self.parameters()
@@ -63,8 +63,8 @@ class TrainingStep:
 
     def names(self) -> list[str]:
         """Of ``tensors()``, for messages."""
-        known = {id(one): f"parameter {name}" for name, one in self.model.named_parameters()}
-        known |= {id(one): f"buffer {name}" for name, one in self.model.named_buffers()}
+        known = {id(parameter): f"parameter {name}" for name, parameter in self.model.named_parameters()}
+        known |= {id(buffer): f"buffer {name}" for name, buffer in self.model.named_buffers()}
         names = [
             known.get(id(tensor), "a parameter of the optimizer") for tensor in [*self.parameters(), *self.buffers()]
         ]

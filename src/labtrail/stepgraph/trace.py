@@ -61,10 +61,11 @@ class TracedStep:
                 f"the traced step takes {len(placeholders)} tensors, {len(tensors)} are given; an optimizer has its "
                 "state after its first step only"
             )
-        for index, (one, fake) in enumerate(zip(tensors, placeholders, strict=True)):
-            if one.shape != fake.shape or one.dtype != fake.dtype or one.device != fake.device:
+        for index, (source, fake) in enumerate(zip(tensors, placeholders, strict=True)):
+            if source.shape != fake.shape or source.dtype != fake.dtype or source.device != fake.device:
                 raise TraceError(
-                    f"tensor {index} of the step: traced as {_described(fake)}, given {_described(one)}; trace it again"
+                    f"tensor {index} of the step: traced as {_described(fake)}, "
+                    f"given {_described(source)}; trace it again"
                 )
         # Detached they share memory, and autograd has nothing to record.
         return [tensor.detach() for tensor in tensors]
@@ -96,7 +97,7 @@ def trace(step: TrainingStep) -> TracedStep:
     def traced(*_tensors: Tensor) -> list[Tensor]:
         with Notes(copied.model):
             loss, gradients = _take(copied)
-        trained.extend(index for index, one in enumerate(gradients) if one is not None)
+        trained.extend(index for index, gradient in enumerate(gradients) if gradient is not None)
         return [loss, *(gradient for gradient in gradients if gradient is not None)]
 
     with failure.explained():

@@ -61,7 +61,7 @@ def _signature(call: Call, fakes: tuple[Any, ...]) -> Hashable:
             return tuple(described(element) for element in value)
         return repr(value)
 
-    return (str(call.target), described(call.args), tuple((key, described(one)) for key, one in call.kwargs.items()))
+    return (str(call.target), described(call.args), tuple((key, described(arg)) for key, arg in call.kwargs.items()))
 
 
 def _measure(traced: TracedStep, chosen: list[int]) -> list[int]:
@@ -108,15 +108,15 @@ def _arguments(traced: TracedStep, index: int) -> dict[int, Any]:
 
 
 def _called(call: Call, arguments: dict[int, Any]) -> Any:
-    def given(value: Any) -> Any:
+    def materialized(value: Any) -> Any:
         if isinstance(value, Ref):
             return arguments[value.id]
         if isinstance(value, list | tuple):
-            return [given(element) for element in value]
+            return [materialized(element) for element in value]
         return value
 
     try:
-        return call.target(*given(call.args), **{key: given(one) for key, one in call.kwargs.items()})
+        return call.target(*materialized(call.args), **{key: materialized(arg) for key, arg in call.kwargs.items()})
     except RuntimeError:
         # Zeros are no probabilities, for example.
         return None

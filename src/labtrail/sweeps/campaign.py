@@ -207,7 +207,7 @@ class Campaign:
 
     def note_members(self) -> None:
         """Marks the finished runs of other rounds that cells rest on, so that they are found under this one's name."""
-        known = {run.run_id for run in Query(self._task.name).campaign(self._config.name).found()}
+        known = {run.run_id for run in Query(self._task.name).campaign(self._config.name).rows()}
         for cell in self.cells:
             if cell.state == "done" and cell.run_id not in known:
                 set_tags(cell.run_id, {contract.member_of(self._config.name): cell.name})

@@ -139,7 +139,7 @@ def words_of(entry_point: Any, params: Mapping[str, Any]) -> tuple[str, ...]:
         params: values that were asked for; those that it does not declare become ``--key value``.
     """
     declared = entry_point.parameters
-    values = {name: str(params.get(name, one.default)) for name, one in declared.items()}
+    values = {name: str(params.get(name, parameter.default)) for name, parameter in declared.items()}
     extra = {name: str(value) for name, value in params.items() if name not in declared}
     words = [_PLACE.sub(lambda place: values[place[1]], word) for word in shlex.split(entry_point.command)]
     return (*words, *(part for name, value in extra.items() for part in (f"--{name}", value)))

@@ -179,7 +179,7 @@ def _next_trial(study: optuna.Study, config: StudyConfig) -> Generator[optuna.Tr
         reclaim(study, config)
         trial = None
         if wants_more(study, config):
-            trial = study.ask({key: one.distribution for key, one in config.space.items()})
+            trial = study.ask({key: dimension.distribution for key, dimension in config.space.items()})
             lock = _trial_lock(config, trial.number)
             lock.acquire()
             trial.set_user_attr(_PLACE, locks.place())
@@ -303,7 +303,7 @@ def outcome_files(study: optuna.Study, config: StudyConfig, task: Task[Any]) -> 
     if not len(complete):
         return files
     files["best.yaml"] = to_yaml(trial_config(config, task, study.best_params))
-    logs = {key: one.log for key, one in config.space.items()}
+    logs = {key: dimension.log for key, dimension in config.space.items()}
     files["figures/slices.png"] = figures.slices(complete, "value", logs, config.metric, f"Study {config.name}")
     importance = _importance(study)
     if importance:

@@ -16,7 +16,7 @@ from projects.distill.archives import Raw
 from projects.distill.config import DataConfig, DistillConfig, ModelConfig
 from projects.distill.data import Images, load_images
 from projects.distill.model import ResNet
-from projects.distill.teacher import Taught
+from projects.distill.teacher import Teacher
 
 IMAGES = 96
 
@@ -28,10 +28,10 @@ def small_images() -> Images:
     return replace(whole, **{name: Raw(one.images[:IMAGES], one.labels[:IMAGES]) for name, one in parts.items()})
 
 
-def small_teacher() -> Taught:
+def small_teacher() -> Teacher:
     torch.manual_seed(7)
     model = ResNet(ModelConfig(name="resnet14", width=8), 1, 10).eval().requires_grad_(False)
-    return Taught(model, model.widths)
+    return Teacher(model, model.widths)
 
 
 def small_config(**changes: Any) -> DistillConfig:

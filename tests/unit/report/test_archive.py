@@ -83,12 +83,12 @@ def test_archive_and_restore_give_the_same_frames_and_files(
 
 def test_a_round_that_comes_home_is_found_there(home: list[str], tmp_path: Path) -> None:
     archive("beta", Path("archive"), tmp_path / "copy")
-    before = len(Query().ended(*contract.ANY_END).with_archived().found())
+    before = len(Query().ended(*contract.ANY_END).with_archived().rows())
     assert restore(tmp_path / "copy").copied == 0
     client = connection.current_store()
     client.delete_run(home[0])
     assert restore(tmp_path / "copy").copied == 1
-    assert len(Query().ended(*contract.ANY_END).with_archived().found()) == before
+    assert len(Query().ended(*contract.ANY_END).with_archived().rows()) == before
 
 
 def test_a_closed_round_leaves_results_and_is_out_of_the_way(home: list[str]) -> None:
@@ -122,7 +122,7 @@ def test_what_is_in_the_way_is_told_before_anything_is_written(home: list[str], 
     with pytest.raises(LabtrailError, match=f"1 runs have not ended, the first is none-a0.1-s0 .{home[0]}"):
         archive("beta", Path("archive"))
     assert not Path("archive").exists()
-    assert not any(contract.ARCHIVED in run.tags for run in Query().ended(*contract.ANY_END).with_archived().found())
+    assert not any(contract.ARCHIVED in run.tags for run in Query().ended(*contract.ANY_END).with_archived().rows())
 
 
 def test_a_damaged_or_foreign_copy_is_refused(home: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_a_damaged_or_foreign_copy_is_refused(home: list[str], tmp_path: Path, m
     (tmp_path / "text.tar.gz").write_text("no archive")
     with pytest.raises(LabtrailError, match="cannot be unpacked"):
         restore(tmp_path / "text.tar.gz")
-    assert Query().ended(*contract.ANY_END).found() == []
+    assert Query().ended(*contract.ANY_END).rows() == []
 
 
 def test_a_copy_does_not_lie_in_the_results(home: list[str]) -> None:
@@ -197,7 +197,7 @@ def test_artifacts_come_from_the_copy_alone(home: list[str], tmp_path: Path, mon
     settle(tmp_path / "away", monkeypatch)
     with pytest.raises(LabtrailError, match="has its artifacts elsewhere; nothing was restored"):
         restore(copy)
-    assert Query().ended(*contract.ANY_END).with_archived().found() == []
+    assert Query().ended(*contract.ANY_END).with_archived().rows() == []
 
 
 def test_foreign_files_and_links_are_refused(home: list[str], tmp_path: Path) -> None:
