@@ -95,8 +95,8 @@ def findings(accuracy: pd.DataFrame, noise: pd.DataFrame) -> str:
             spread = floor.iloc[0]
             lines.append(
                 f"- Its seeds differ by a standard deviation of {spread['deviation']:.4f}. If differences vary as "
-                f"much, {spread['seeds']} paired seeds find one of {spread['detectable_difference']:.4f} in 4 of 5 cases; "
-                "smaller ones are lost in the noise."
+                f"much, {spread['seeds']} paired seeds find one of {spread['detectable_difference']:.4f} in 4 of 5 "
+                "cases; smaller ones are lost in the noise."
             )
         for name in ("baseline", "control"):
             lines += _against(group, name)
