@@ -244,7 +244,7 @@ own, other = Path(sys.argv[1]), Path(sys.argv[2])
 LOCK
 look = labtrail.sweeps.tick.refresh_from_queue
 def looked(*arguments, **options):
-    found = refresh_from_queue(*arguments, **options)
+    found = look(*arguments, **options)
     own.touch()
     deadline = time.monotonic() + 20
     while not other.exists() and time.monotonic() < deadline:
@@ -301,12 +301,12 @@ def test_a_node_is_lost_and_comes_back(
         found = Round(workspace, quick, monkeypatch, epochs=300)
         found.tick()
         found.wait_for_epochs(2)
-        alive = [job_process for job_process in quick.job_processes() if "projects.distill" in job_process.cmdline()]
+        alive = [job_process for job_process in quick.job_processes() if "labtrail.console" in job_process.cmdline()]
         assert len(alive) == 2
         quick.kill("slurmd")
         wait_until(lambda: all(state == "NODE_FAIL" for _, _, state in quick.queue()), 90)
         # Nobody has told them.
-        assert all(one.is_running() for one in alive)
+        assert all(job_process.is_running() for job_process in alive)
         assert len(found.tick()) == 2
         quick.start_node()
         found.run_to_end()

@@ -54,7 +54,7 @@ class Faults:
         found = []
         for job_process in self._slurm.job_processes():
             with contextlib.suppress(psutil.Error):
-                if "projects.distill" in job_process.cmdline():
+                if "labtrail.console" in job_process.cmdline():
                     found.append(job_process)
         return found
 
