@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import Field, StringConstraints, model_validator
@@ -31,6 +31,7 @@ from labtrail.running.run import Run
 from labtrail.running.run_status import set_tags
 from labtrail.running.task import Task
 from labtrail.store import lab
+from labtrail.sweeps.cell_state import State, WorkRuns, runs_by_key
 
 _log = logging.getLogger("labtrail")
 
@@ -74,9 +75,6 @@ class CampaignConfig(Config):
                 raise ValueError(f"group {group.name} is there twice")
             known.append(group.name)
         return self
-
-
-State = Literal["done", "running", "queued", "stuck", "ready", "waiting", "dead", "failed"]
 
 
 @dataclass
@@ -188,14 +186,13 @@ class Campaign:
         """A short, telling name of the run that a cell is or will be; it has to have a key."""
         return cell.title
 
-    def refresh(self, finished: Mapping[str, str] | None = None) -> None:
+    def refresh(self, runs: WorkRuns | None = None) -> None:
         """Brings every cell that is not running or failed up to what the store holds.
 
         Args:
-            finished: key -> id of the finished runs of the task; None: they are read.
+            runs: of the task; None: they are read.
         """
-        if finished is None:
-            finished = _finished(self._task.name)
+        finished = (runs or runs_by_key(self._task.name)).finished
         for cell in self.cells:
             lost = next((need for need in cell.needs.values() if need.state == "failed"), None)
             if lost is not None:
@@ -238,7 +235,7 @@ class Campaign:
     def record_exit(self, name: str, status: int) -> Cell:
         """Notes the end of a cell's process; only a FINISHED run in the store makes it done."""
         (cell,) = (cell for cell in self.cells if cell.name == name)
-        run_id = _finished(self._task.name).get(cell.key)
+        run_id = runs_by_key(self._task.name).finished.get(cell.key)
         if run_id is not None:
             cell.state, cell.run_id = "done", run_id
         else:
@@ -264,12 +261,6 @@ class Campaign:
             for cell in self.cells
         ]
         return pd.DataFrame(rows)
-
-
-def _finished(task: str) -> dict[str, str]:
-    """Key -> id of the finished runs of a task."""
-    runs = Query(task).with_archived().runs()
-    return dict(zip(runs[contract.KEY], runs["run_id"], strict=True)) if len(runs) else {}
 
 
 def run_campaign(campaign: Campaign, scheduler: Scheduler) -> Generator[Record]:

@@ -16,19 +16,17 @@ import pandas as pd
 
 from labtrail import contract
 from labtrail.errors import LabtrailError
-from labtrail.jobs.queue import Queued, SubmitError
+from labtrail.jobs.queue import SubmitError
 from labtrail.jobs.queues import Batch
 from labtrail.jobs.scheduler import Job
 from labtrail.jobs.script import check
-from labtrail.query.query import Query
-from labtrail.running.claim import is_held
 from labtrail.running.run_status import create_scheduled, mark_killed, set_tags
 from labtrail.store import connection, locks
 from labtrail.sweeps.campaign import Campaign, Cell
+from labtrail.sweeps.cell_state import epochs_of, runs_by_key, submissions_of, text_of_tag, unfinished_state
 
 _log = logging.getLogger("labtrail")
 
-_EPOCHS = "system/epoch_seconds"
 # One for all campaigns of a folder: two of them may share cells.
 _LOCK, _PATIENCE_S = "tick", 60.0
 
@@ -78,76 +76,34 @@ def refresh_from_queue(campaign: Campaign, batch: Batch, *, retry: bool = False)
     Returns:
         Key -> the run of that work, as rows of ``Query.runs``.
     """
-    runs, finished = _runs(campaign)
-    campaign.refresh(finished)
+    runs = runs_by_key(campaign.task_name)
+    campaign.refresh(runs)
     names = {cell.key: job_name(campaign, cell) for cell in campaign.cells if cell.key}
     asked = {names[cell.key] for cell in campaign.cells if cell.key and cell.state != "done"}
     # Somebody may have submitted the same work under another name.
-    others = {key: _text(run, contract.JOB_NAME) for key, run in runs.items() if key in names}
+    others = {key: text_of_tag(run, contract.JOB_NAME) for key, run in runs.newest.items() if key in names}
     queue = batch.queue.alive(asked | {name for name in others.values() if name})
-    runs, finished = _runs(campaign)
-    campaign.refresh(finished)
+    runs = runs_by_key(campaign.task_name)
+    campaign.refresh(runs)
     for cell in campaign.cells:
         if cell.state == "ready":
             # One whose key was not known when the queue was read waits for the next tick.
             known = cell.key in names
             queued = queue.get(names[cell.key], queue.get(others.get(cell.key, ""))) if known else None
-            newest_run = runs.get(cell.key)
-            cell.state, cell.problem = _state(newest_run, queued, batch, retry) if known else ("waiting", "")
+            newest_run = runs.newest.get(cell.key)
+            cell.state, cell.problem = (
+                unfinished_state(newest_run, queued, attempts=batch.config.attempts, retry=retry)
+                if known
+                else ("waiting", "")
+            )
             cell.run_id = str(newest_run["run_id"]) if newest_run else ""
             cell.job_id = queued.job_id if queued else ""
-    return runs
+    return runs.newest
 
 
 def job_name(campaign: Campaign, cell: Cell) -> str:
     """Identity of a cell's job: what it is called, and the key of its work."""
     return f"{campaign.title(cell)}.{cell.key}"
-
-
-def _runs(campaign: Campaign) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
-    """(key -> row of its newest run, key -> id of its finished run)."""
-    rows = Query(campaign.task_name).ended(*contract.ANY_END).with_archived().runs().to_dict("records")
-    keyed = [row for row in rows if isinstance(row.get(contract.KEY), str)]
-    finished = {row[contract.KEY]: str(row["run_id"]) for row in keyed if row["status"] == "FINISHED"}
-    return {row[contract.KEY]: row for row in keyed}, finished
-
-
-def _state(run: Mapping[str, Any] | None, queued: Queued | None, batch: Batch, retry: bool) -> tuple[Any, str]:
-    """What is to be said of a cell that no run has finished and whose needs are met."""
-    if queued is not None:
-        return ("stuck", queued.stuck) if queued.stuck else ("running" if queued.running else "queued", queued.state)
-    if run is None or run["status"] == "FINISHED":
-        return "ready", ""
-    if run["status"] == "FAILED" and not retry:
-        return "failed", _text(run, contract.STATUS_REASON)
-    if run["status"] != "KILLED" and _text(run, contract.PLACE) not in ("", locks.place()):
-        return "running", f"from another folder or machine ({_text(run, contract.HOST)})"
-    if not _text(run, contract.JOB_ID) and is_held(str(run["run_id"])):
-        return "running", "by a process that is no job"
-    submissions, since = _counts(run)
-    if submissions - since >= batch.config.attempts and not retry:
-        reason = _text(run, contract.STATUS_REASON)
-        return "dead", f"submitted {submissions - since} times without getting any further{reason and f'; {reason}'}"
-    return "ready", ""
-
-
-def _text(run: Mapping[str, Any], name: str) -> str:
-    value = run.get(name, "")
-    return value if isinstance(value, str) else ""
-
-
-def _counts(run: Mapping[str, Any]) -> tuple[int, int]:
-    """How often a run was submitted, and how often when it was last seen to have got further."""
-    submissions = int(_text(run, contract.SUBMISSIONS) or 0)
-    epoch, _, at = _text(run, contract.PROGRESS).partition("@")
-    further = _epochs(str(run["run_id"])) > int(epoch or 0)
-    return submissions, submissions if further else int(at or 0)
-
-
-def _epochs(run_id: str) -> int:
-    """Epochs that a run has logged."""
-    query = Query().only([run_id]).ended(*contract.ANY_END)
-    return int(query.history([_EPOCHS])["step"].max()) + 1 if _EPOCHS in query.metrics() else 0
 
 
 def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch: Batch, *, first: bool) -> None:
@@ -160,7 +116,7 @@ def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch
     if run is not None and run["status"] == "FINISHED":
         # Its result lay outside the run and is gone: that is work for another run.
         run = None
-    token, since = (0, 0) if run is None else _counts(run)
+    token, since = (0, 0) if run is None else submissions_of(run)
     log = batch.config.logs / campaign.name / f"{cell.name}.log"
     variables = {
         **batch.variables,
@@ -174,7 +130,7 @@ def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch
         experiment = connection.initialise([campaign.experiment])[campaign.experiment]
         tags = {contract.KEY: cell.key, contract.CAMPAIGN: campaign.name}
         cell.run_id = create_scheduled(campaign.task_name, experiment, campaign.title(cell), tags)
-    progress = f"{_epochs(cell.run_id)}@{since}"
+    progress = f"{epochs_of(cell.run_id)}@{since}"
     set_tags(cell.run_id, {contract.SUBMISSIONS: str(token + 1), contract.PROGRESS: progress})
     set_tags(cell.run_id, {contract.SCHEDULER: batch.queue.name, contract.JOB_NAME: name})
     script = batch.script(Job(name, command, {**variables, "MLFLOW_RUN_ID": cell.run_id}, log))

@@ -23,6 +23,7 @@ from labtrail.store import connection
 from labtrail.sweeps import campaign as campaigns
 from labtrail.sweeps import study as studies
 from labtrail.sweeps.campaign import Campaign, CampaignConfig, cells_of
+from labtrail.sweeps.cell_state import WorkRuns
 from labtrail.sweeps.study import Range, StudyConfig, open_study, reclaim
 
 
@@ -93,7 +94,7 @@ def test_cells_behind_a_failed_one_fail_too_and_say_why(monkeypatch: pytest.Monk
             raise DataError("nothing there; fetch it first")
         return []
 
-    monkeypatch.setattr(campaigns, "_finished", lambda _task: {})
+    monkeypatch.setattr(campaigns, "runs_by_key", lambda _task: WorkRuns({}, {}))
     task = Task("toy", ToyConfig, toy, Path("toy.yaml"), sources=no_data)
     config = grid({"name": "a", "values": {"x": 1}}, {"name": "b", "reads": {"run": "a"}}, {"name": "c"})
     campaign = Campaign(config, task, ("python",))
