@@ -8,10 +8,12 @@ is proven here.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -288,7 +290,7 @@ def _kill_in_a_trial(place: Place, words: Words) -> None:
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 300
-    while not any(run.data.metrics for run in _runs_or_none(place) if run.data.tags["labtrail.task"] == "distill"):
+    while not _has_logged(place, "distill"):
         if time.monotonic() > deadline or process.poll() is not None:
             raise SystemExit("the study never began a trial")
         time.sleep(0.2)
@@ -297,8 +299,21 @@ def _kill_in_a_trial(place: Place, words: Words) -> None:
     time.sleep(5)
 
 
-def _runs_or_none(place: Place) -> list[Run]:
-    return place.runs() if (place.folder / "mlflow.db").is_file() else []
+def _has_logged(place: Place, task: str) -> bool:
+    """Whether a run of a task has metrics; read without MLflow, which would migrate a store that is being made."""
+    database = place.folder / "mlflow.db"
+    if not database.is_file():
+        return False
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        try:
+            found = connection.execute(
+                "SELECT 1 FROM latest_metrics JOIN tags USING (run_uuid) WHERE tags.key = 'labtrail.task' "
+                "AND tags.value = ? LIMIT 1",
+                [task],
+            ).fetchone()
+        except sqlite3.OperationalError:
+            return False
+    return found is not None
 
 
 def _compare_finished(name: str, whole: Place, cut: Place) -> int:
