@@ -8,10 +8,11 @@ TESTS ?=
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-services prove check format bench ui picture commands clean
+.PHONY: help setup demo test test-services prove check format bench ui picture commands clean
 
 help:
 	@echo "make demo    a tour on embedded data, then a table of results and links into the MLflow UI"
+	@echo "make setup   an environment in .venv with all that developers need, some minutes"
 	@echo "make test    the default test suite, what a person waits for"
 	@echo "make check   format, lint, types, floors and contracts, as in CI"
 	@echo "make test-services  tests on a real Slurm, PostgreSQL and Chromium, where they are installed"
@@ -38,6 +39,8 @@ $(VENV)/.dev: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	mlflow run . --env-manager local --experiment-name tour
+
+setup: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	pytest -n 2 --dist worksteal $(TESTS)

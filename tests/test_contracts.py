@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 
 from labtrail.commands.fetch import known_datasets
 from labtrail.config import load_json
@@ -24,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def agree(here: Collection[str], there: Collection[str], add_here: str, add_there: str) -> None:
     """Two sets of names; the message says what to add where."""
     for name in sorted(set(there) - set(here)):
-        pytest.fail(add_here.format(name=name))
+        pytest.fail(add_here.format(name=name), pytrace=False)
     for name in sorted(set(here) - set(there)):
-        pytest.fail(add_there.format(name=name))
+        pytest.fail(add_there.format(name=name), pytrace=False)
 
 
 def test_methods_of_distill() -> None:
@@ -54,6 +55,18 @@ def test_fusions_of_pamap2() -> None:
         FUSIONS,
         'projects/pamap2/config.py: add "{name}" to Fusion',
         'projects/pamap2/fusions.py: add to FUSIONS the line "{name}": YourClass()',
+    )
+
+
+def test_the_hosted_sweep_has_every_fusion() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/fusion_sweep.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    agree(
+        job["strategy"]["matrix"]["fusion"],
+        get_args(Fusion),
+        ".github/workflows/fusion_sweep.yml: add {name} to matrix.fusion",
+        ".github/workflows/fusion_sweep.yml: take {name} out of matrix.fusion, or add it to Fusion of "
+        "projects/pamap2/config.py",
     )
 
 

@@ -1,15 +1,13 @@
-"""The hosted workflows name what exists: make targets, entry points, configs, fusions; their shell parses."""
+"""The hosted workflows name what exists: make targets, entry points, configs; their shell parses."""
 
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
-
-from projects.pamap2.config import Fusion
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -48,9 +46,8 @@ def test_commands_parse_and_name_what_exists(workflow: str, command: str) -> Non
         assert (ROOT / name).is_file()
 
 
-def test_the_sweep_has_a_leg_for_every_fusion_and_one_that_judges() -> None:
+def test_one_leg_of_the_sweep_judges() -> None:
     (job,) = jobs(ROOT / ".github/workflows/fusion_sweep.yml")
     matrix = job["strategy"]["matrix"]
-    assert matrix["fusion"] == list(get_args(Fusion))
     assert [leg["fusion"] for leg in matrix["include"] if leg["evaluate"]] == ["hybrid"]
     assert job["timeout-minutes"] <= 15
