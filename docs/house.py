@@ -34,7 +34,7 @@ def first_line(name: str) -> str:
 def positions() -> dict[str, tuple[float, float]]:
     """Wing -> upper left corner of its box; each floor is a row, the ground the lowest."""
     floors = sorted({*FLOORS.values()}, reverse=True)
-    rows = [sorted(name for name, floor in FLOORS.items() if floor == one) for one in floors]
+    rows = [sorted(name for name, floor in FLOORS.items() if floor == row) for row in floors]
     widest = max(map(len, rows))
     places = {}
     for number, names in enumerate(rows):
