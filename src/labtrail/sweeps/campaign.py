@@ -232,10 +232,10 @@ class Campaign:
         """Cells that may be started, in order."""
         return (cell for cell in self.cells if cell.state == "ready")
 
-    def record_exit(self, name: str, status: int) -> Cell:
-        """Notes the end of a cell's process; only a FINISHED run in the store makes it done."""
+    def record_exit(self, name: str, status: int, runs: WorkRuns) -> Cell:
+        """Notes the end of a cell's process; only a FINISHED run in the store, read since, makes it done."""
         (cell,) = (cell for cell in self.cells if cell.name == name)
-        run_id = runs_by_key(self._task.name).finished.get(cell.key)
+        run_id = runs.finished.get(cell.key)
         if run_id is not None:
             cell.state, cell.run_id = "done", run_id
         else:
@@ -285,11 +285,12 @@ def run_campaign(campaign: Campaign, scheduler: Scheduler) -> Generator[Record]:
             if not ended:
                 time.sleep(_POLL_S)
                 continue
+            runs = runs_by_key(campaign.task_name)
             for name, status in ended.items():
-                cell = campaign.record_exit(name, status)
+                cell = campaign.record_exit(name, status, runs)
                 bar.update()
                 _log.info("%s %s %s", cell.state, cell.name, cell.run_id or cell.problem)
-            campaign.refresh()
+            campaign.refresh(runs)
             yield Record(step, _metrics(campaign))
             step += 1
     finally:
