@@ -3,8 +3,8 @@
 Each commit is checked out in a worktree of its own and runs the same commands in a folder of its own, with the
 packages of this environment. Runs are compared in the order of their beginning: keys (where they name no other run),
 metric histories but for times and memory, and every tensor of every checkpoint. Then what OLD has begun and lost by
-``kill -9`` (a run, a campaign, a study) is continued by NEW, and has to end as without a kill. How a refactoring
-is proven here.
+``kill -9`` (a run, a campaign, a study) is continued by NEW, and has to end as without a kill. Of a study that is the
+trial that was lost: what is proposed after it depends on when its result was known. How a refactoring is proven here.
 """
 
 import argparse
@@ -18,16 +18,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file
+
+from projects.distill.config import ALONE
+from projects.distill.methods import METHODS
+from projects.pamap2.config import Fusion
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("LABTRAIL_REAL_DATA", ROOT / "../shared/data")).resolve()
@@ -65,7 +69,8 @@ def cases() -> Iterator[Case]:
             ["projects.distill", *_QUICK_DIGITS, "--model.name", "resnet14"],
             *(
                 ["projects.distill", *_QUICK_DIGITS, "--method", method, "--teacher_model", "resnet14"]
-                for method in ("rkd", "vid", "control")
+                for method in (*METHODS, *ALONE)
+                if method != "none"
             ),
             [
                 "projects.distill",
@@ -79,9 +84,8 @@ def cases() -> Iterator[Case]:
             ],
         ],
     )
-    fusions = ("gated", "tensor", "low_rank", "early", "late", "hybrid")
     pamap2 = ["projects.pamap2", "--config", "configs/pamap2/quick_sweep.yaml", "--train.epochs", "2"]
-    yield Case("fusions", [[*pamap2, "--model.fusion", fusion] for fusion in fusions])
+    yield Case("fusions", [[*pamap2, "--model.fusion", fusion] for fusion in get_args(Fusion)])
     spoter = ["projects.spoter", "--config", "configs/spoter/synthetic.yaml", "--train.epochs", "3"]
     yield Case("two processes", [[*spoter, "--processes", "2", "--train.milestones", "[]"]])
     yield Case("bf16", [[*spoter, "--compute.precision", "bf16", "--train.milestones", "[]"]])
@@ -271,11 +275,11 @@ def continued(folder: Path, old: Path, new: Path) -> int:
             cut.run_and_kill(words, wanted)
         else:
             _kill_in_a_trial(cut, words)
-        before = len(cut.runs())
+        begun = _works(cut.runs())
         cut.use(new)
         cut.run(words)
-        print(f"         {name}: {before} runs before the kill, {len(cut.runs())} after", flush=True)
-        bad += _compare_finished(name, whole, cut)
+        print(f"         {name}: {len(begun)} works begun before the kill, {len(_works(cut.runs()))} after", flush=True)
+        bad += _compare_finished(name, whole, cut, begun.keys() if "study" in name else None)
     return bad
 
 
@@ -316,31 +320,34 @@ def _has_logged(place: Place, task: str) -> bool:
     return found is not None
 
 
-def _compare_finished(name: str, whole: Place, cut: Place) -> int:
-    """Pairs the finished runs by their keys."""
-    finished = [
-        {
-            run.data.tags["labtrail.key"]: run
-            for run in place.runs()
-            if run.data.tags.get("labtrail.ended") == "FINISHED"
-        }
-        for place in (whole, cut)
-    ]
-    works = [
-        {key for key, run in runs.items() if run.data.tags["labtrail.task"] not in ("campaign", "study")}
-        for runs in finished
-    ]
-    if works[0] != works[1]:
+def _works(runs: Sequence[Run]) -> dict[str, Run]:
+    """By their keys, without the runs that only say what is to be done."""
+    by_key = {run.data.tags["labtrail.key"]: run for run in runs}
+    return {key: run for key, run in by_key.items() if run.data.tags["labtrail.task"] not in ("campaign", "study")}
+
+
+def _finished(place: Place) -> dict[str, Run]:
+    return _works([run for run in place.runs() if run.data.tags.get("labtrail.ended") == "FINISHED"])
+
+
+def _compare_finished(name: str, whole: Place, cut: Place, only: Collection[str] | None) -> int:
+    """Pairs the finished runs by their keys; ``only`` those, which have to be among them, if given."""
+    finished = _finished(whole), _finished(cut)
+    works = [set(runs) if only is None else set(runs) & set(only) for runs in finished]
+    if works[0] != works[1] or not works[0]:
         print(f"DIFFERS  {name}: {len(works[0])} finished works beside {len(works[1])}, not the same", flush=True)
         return 1
-    bad = 0
+    bad, again = 0, 0
     for key in sorted(works[0]):
         found = differences((whole, finished[0][key]), (cut, finished[1][key]))
+        attempts = finished[1][key].data.tags.get("labtrail.attempts", "1")
+        again += attempts != "1"
         bad += bool(found)
-        attempts = finished[1][key].data.tags.get("labtrail.attempts")
         words = "; ".join(found[:4]) or f"attempt {attempts}"
         print(f"{'DIFFERS' if found else 'same':8} {name}: {finished[0][key].info.run_name}: {words}", flush=True)
-    return bad
+    if not again:
+        print(f"DIFFERS  {name}: nothing was continued", flush=True)
+    return bad or int(not again)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def figures_of(runs: pd.DataFrame, accuracy: pd.DataFrame, measures: pd.DataFram
     pictures |= {f"map_{name}": heat_map(measures, name, words) for name, words in _MAPS.items()}
     pictures["alignment"] = alignment(runs)
     pictures["cka"] = stages(measures)
-    pictures["pull"] = pull(runs)
+    pictures["pull"] = gradient_ratios(runs)
     return pictures
 
 
@@ -144,7 +144,7 @@ def stages(measures: pd.DataFrame) -> Figure:
     )
 
 
-def pull(runs: pd.DataFrame) -> Figure:
+def gradient_ratios(runs: pd.DataFrame) -> Figure:
     """How hard the extra term pulls at the student against cross entropy: alpha means another thing to each method."""
     taught = runs.dropna(subset=["gradient_ratio"])
     names = sorted(taught["method"].unique())

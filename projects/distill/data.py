@@ -131,7 +131,7 @@ def _held_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     return mask
 
 
-class Resident:
+class DeviceImages:
     """One split's images on the device, padded once; batches are gathered there."""
 
     def __init__(self, raw: Raw, images: Images, device: torch.device) -> None:
@@ -155,7 +155,7 @@ class Resident:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def plain(self, index_B: Tensor) -> Tensor:
+    def normalized(self, index_B: Tensor) -> Tensor:
         """Normalised images (B, C, H, W), float32, in channels-last memory."""
         end = self._pad + self._side
         chosen = self._padded[index_B.to(self._padded.device)]

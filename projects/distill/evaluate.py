@@ -9,14 +9,14 @@ from scipy.special import log_softmax, softmax
 from torch import nn
 
 from labtrail.statistics import expected_calibration_error
-from projects.distill.data import Resident
+from projects.distill.data import DeviceImages
 
 # Artifact of a run: what its network says about the test images.
 FEATURES = "features/test.safetensors"
 _BATCH = 500
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """All images of one split.
 
     Attributes:
@@ -31,20 +31,20 @@ class Answers(NamedTuple):
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: Resident) -> Answers:
+def predict(model: nn.Module, images: DeviceImages) -> Predictions:
     """Logits and pooled features of every image; the model is left in evaluation mode."""
     model.eval()
     logits, stages = [], []
     for begin in range(0, len(images), _BATCH):
         index = torch.arange(begin, min(begin + _BATCH, len(images)))
-        out = model(images.plain(index))
+        out = model(images.normalized(index))
         logits.append(out.logits.float().cpu())
         stages.append([stage.float().mean((2, 3)).cpu() for stage in out.stages])
     joined = tuple(torch.cat(parts).numpy() for parts in zip(*stages, strict=True))
-    return Answers(torch.cat(logits).numpy(), images.labels.cpu().numpy(), joined)
+    return Predictions(torch.cat(logits).numpy(), images.labels.cpu().numpy(), joined)
 
 
-def scores(answers: Answers) -> dict[str, float]:
+def scores(answers: Predictions) -> dict[str, float]:
     """Accuracy, negative log likelihood, Brier score and expected calibration error."""
     logits, labels = answers.logits.astype(float), answers.labels
     chances, rows = softmax(logits, axis=1), np.arange(len(labels))
@@ -57,7 +57,7 @@ def scores(answers: Answers) -> dict[str, float]:
     }
 
 
-def features_file(answers: Answers) -> bytes:
+def features_file(answers: Predictions) -> bytes:
     """Labels, logits and pooled features of the test images, as an analysis reads them."""
     stages = {f"stage_{index}": torch.from_numpy(stage) for index, stage in enumerate(answers.stages, start=1)}
     return save({"logits": torch.from_numpy(answers.logits), "labels": torch.from_numpy(answers.labels), **stages})

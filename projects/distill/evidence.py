@@ -63,9 +63,9 @@ def collect(run_ids: Sequence[str]) -> pd.DataFrame:
                 "model": run["cfg.model.name"],
                 "teacher": teacher,
                 **{name: run.get(f"test/{name}") for name in _METRICS},
-                **_pull(pulls[pulls["run_id"] == run["run_id"]]),
+                **_gradient_comparison(pulls[pulls["run_id"] == run["run_id"]]),
                 **measures(features_of(run["run_id"])),
-                **(beside(features_of(run["run_id"]), features_of(teacher)) if teacher else {}),
+                **(compare_with_teacher(features_of(run["run_id"]), features_of(teacher)) if teacher else {}),
             }
         )
     run_table = pd.DataFrame(rows)
@@ -81,7 +81,7 @@ def _arm(method: str, loss: str) -> str:
     return method if method in ALONE or not loss else f"{method} ({loss})"
 
 
-def _pull(history: pd.DataFrame) -> dict[str, float]:
+def _gradient_comparison(history: pd.DataFrame) -> dict[str, float]:
     """Geometric mean over epochs of the gradient ratio, and mean cosine."""
     ratio = history.loc[history["metric"] == "train/gradient_ratio", "value"]
     cosine = history.loc[history["metric"] == "train/gradient_cosine", "value"]
@@ -112,7 +112,7 @@ def measures(features_by_stage: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return result
 
 
-def beside(student: Mapping[str, np.ndarray], teacher: Mapping[str, np.ndarray]) -> dict[str, float]:
+def compare_with_teacher(student: Mapping[str, np.ndarray], teacher: Mapping[str, np.ndarray]) -> dict[str, float]:
     """How like its teacher a student is: features of all pairs of stages, and errors."""
     result = {}
     for student_stage in STAGES:

@@ -64,9 +64,12 @@ def gradient_comparison(model: nn.Module, ce: Tensor, extra: Tensor) -> tuple[Te
         ce, extra: scalars, without alpha.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    first, second = (
-        torch.cat([gradient.flatten().double() for gradient in _gradients(term, parameters)]) for term in (ce, extra)
-    )
+    # The forward pass around may be under autocast; a backward pass is not to be.
+    with torch.autocast(ce.device.type, enabled=False):
+        first, second = (
+            torch.cat([gradient.flatten().double() for gradient in _gradients(term, parameters)])
+            for term in (ce, extra)
+        )
     norms = first.norm(), second.norm()
     return norms[1] / norms[0].clamp(min=1e-30), (first @ second) / (norms[0] * norms[1]).clamp(min=1e-30)
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import labtrail as lt
 from projects.distill import losses
+from projects.distill.adapters import Paraphraser, Regressor, Translator
 from projects.distill.config import LossConfig
 from projects.distill.model import Output
-from projects.distill.parts import Paraphraser, Regressor, Translator
 
 
 class StageWidths(NamedTuple):

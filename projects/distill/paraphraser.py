@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 import labtrail as lt
 from labtrail.running.seeding import generator_states, set_generator_states
+from projects.distill.adapters import Paraphraser
 from projects.distill.config import DistillConfig
-from projects.distill.data import Resident, load_images
+from projects.distill.data import DeviceImages, load_images
 from projects.distill.losses import reconstruction_loss
-from projects.distill.parts import Paraphraser
 from projects.distill.teacher import Teacher
 
 _FOLDER = Path("data/cache/distill")
@@ -27,7 +27,7 @@ _FOLDER = Path("data/cache/distill")
 _RATE, _MOMENTUM, _DECAY = 0.1, 0.9, 5e-4
 
 
-def trained_paraphraser(config: DistillConfig, teacher: Teacher, factors: int, images: Resident) -> Paraphraser:
+def trained_paraphraser(config: DistillConfig, teacher: Teacher, factors: int, images: DeviceImages) -> Paraphraser:
     """The paraphraser of a teacher's last stage, from the cache or trained into it.
 
     Args:
@@ -54,7 +54,9 @@ def _key(config: DistillConfig, factors: int, device: torch.device) -> str:
     return lt.fingerprint(config.teacher_sha256, digests["train"], config.seed, settings, config.compute, recipe)
 
 
-def _train(model: Paraphraser, config: DistillConfig, teacher: Teacher, images: Resident) -> dict[str, torch.Tensor]:
+def _train(
+    model: Paraphraser, config: DistillConfig, teacher: Teacher, images: DeviceImages
+) -> dict[str, torch.Tensor]:
     before = generator_states()
     lt.reseed(config.seed, 1)
     for module in model.modules():

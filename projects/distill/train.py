@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 import labtrail as lt
 from projects.distill.config import DistillConfig, TrainConfig
-from projects.distill.data import Images, Resident, load_images
-from projects.distill.evaluate import FEATURES, Answers, features_file, predict, scores
+from projects.distill.data import DeviceImages, Images, load_images
+from projects.distill.evaluate import FEATURES, Predictions, features_file, predict, scores
 from projects.distill.learner import Learner, SkippedSteps, balance, gradient_comparison
 from projects.distill.methods import Factors
 from projects.distill.model import Output
@@ -31,14 +31,14 @@ PARAPHRASER = "checkpoints/paraphraser.safetensors"
 class Splits(NamedTuple):
     """The images of a run on its device."""
 
-    train: Resident
-    validation: Resident
-    test: Resident
+    train: DeviceImages
+    validation: DeviceImages
+    test: DeviceImages
 
 
 def resident_splits(images: Images, device: torch.device) -> Splits:
     """The three splits as bytes on the device."""
-    return Splits(*(Resident(part, images, device) for part in (images.train, images.validation, images.test)))
+    return Splits(*(DeviceImages(part, images, device) for part in (images.train, images.validation, images.test)))
 
 
 def train(config: DistillConfig, run: lt.Run) -> Generator[lt.Record]:
@@ -71,10 +71,10 @@ def train_together(
         due = [number for number, student in enumerate(students) if student.progress.epoch == epoch]
         steps = {number: students[number].begin(epoch) for number in due}
         for index, batch in batches(shared, splits.train, epoch):
-            taught = answer_of(teacher, batch, accelerator)
+            taught = teacher_forward(teacher, batch, accelerator)
             labels = splits.train.labels[index.to(batch.device)]
             for step in steps.values():
-                step.take(batch, labels, taught)
+                step.train_batch(batch, labels, taught)
         for number, step in steps.items():
             yield number, students[number].end(epoch, step, splits.validation)
     for number, student in enumerate(students):
@@ -96,21 +96,21 @@ class Student:
         used_teacher = teacher if config.teacher else None
         learner, optimizer = make_learner(config, images, splits, used_teacher)
         self._learner, self._optimizer = accelerator.prepare(learner, optimizer)
-        self._config, self._accelerator, self._run = config, accelerator, run
+        self._config, self._run = config, run
         self._skipped = SkippedSteps(config.method, config.train.skipped_steps)
         self.progress = run.restore(self._learner, self._optimizer)
-        self._lean = lt.lean_backward(self._learner, noted_loss, config.remat, accelerator)
+        self._updater = lt.Updater(self._learner, self._optimizer, distillation_loss, accelerator, remat=config.remat)
         self._files: dict[str, Any] = {}
         if self.progress.epoch == 0:
             self._files = _paraphraser_file(self._learner)
             if used_teacher is not None and config.loss.balance == "gradient":
                 calibrate(config, self._learner, used_teacher, splits.train, accelerator)
 
-    def begin(self, epoch: int) -> "Step":
+    def begin(self, epoch: int) -> "EpochTrainer":
         """The steps of an epoch."""
-        return Step(self._config, self._learner, self._optimizer, epoch, self._accelerator, self._skipped, self._lean)
+        return EpochTrainer(self._config, self._learner, self._updater, epoch, self._skipped)
 
-    def end(self, epoch: int, step: "Step", validation: Resident) -> lt.Record:
+    def end(self, epoch: int, step: "EpochTrainer", validation: DeviceImages) -> lt.Record:
         """The Record of an epoch whose steps have been taken."""
         metrics = lt.named("train", step.means()) | lt.named(
             "validation", scores(predict(self._learner.student, validation))
@@ -119,7 +119,7 @@ class Student:
         files, self._files = self._files, {}
         return lt.Record(epoch, metrics, files)
 
-    def outcome(self, test: Resident, teacher: Teacher | None) -> lt.Record:
+    def outcome(self, test: DeviceImages, teacher: Teacher | None) -> lt.Record:
         """The one look at the test images: last weights, and those that validated best."""
         last = scores(predict(self._learner.student, test))
         self._run.load_best(self._learner)
@@ -154,62 +154,39 @@ def make_learner(
     return learner, optimizer
 
 
-class Step:
+class EpochTrainer:
     """The steps of one epoch of one student."""
 
     def __init__(
         self,
         config: DistillConfig,
         learner: Learner,
-        optimizer: Optimizer,
+        updater: lt.Updater,
         epoch: int,
-        accelerator: Accelerator,
         skipped: SkippedSteps,
-        lean: lt.LeanBackward | None = None,
     ) -> None:
         lt.reseed(config.seed, epoch)
-        self._learner, self._optimizer, self._accelerator = learner, optimizer, accelerator
-        self._method, self._epoch = config.method, epoch
-        self._skipped, self._lean = skipped, lean
+        self._updater, self._skipped = updater, skipped
+        self._method, self._epoch, self._rate = config.method, epoch, learning_rate_at(config.train, epoch)
+        # A plan would have to keep everything for this comparison.
+        self._compares = learner.matcher is not None and not updater.planned
+        self._weight = learner.weight
         self._sums: dict[str, Tensor] = {}
         self._pull: dict[str, float] = {}
         self._count = 0
-        for group in optimizer.param_groups:
-            group["lr"] = rate(config.train, epoch)
         learner.train()
 
-    def take(self, batch: Tensor, labels: Tensor, taught: Output | None) -> None:
+    def train_batch(self, images: Tensor, labels: Tensor, taught: Output | None) -> None:
         """One step of the optimizer; the sums stay on the device."""
-        batch_figures = (
-            self._backward(batch, labels, taught) if self._lean is None else self._planned(batch, labels, taught)
-        )
-        self._optimizer.step()
-        self._skipped.note(bool(getattr(self._optimizer, "step_was_skipped", False)))
-        self._optimizer.zero_grad()
-        for name, value in batch_figures.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * len(labels)
+        compared = self._compares and self._count == 0
+        batch = {"images": images, "labels": labels, "taught": taught, "compared": compared}
+        (figures,) = self._updater([batch], self._rate)
+        self._skipped.note(self._updater.skipped)
+        if compared:
+            self._pull = {name: float(figures.pop(name)) for name in ("gradient_ratio", "gradient_cosine")}
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * len(labels)
         self._count += len(labels)
-
-    def _backward(self, batch: Tensor, labels: Tensor, taught: Output | None) -> dict[str, Tensor]:
-        """Gradients by autograd; the figures of the batch."""
-        with self._accelerator.autocast():
-            output = self._learner.student(batch)
-            ce, extra = self._learner.terms(output, taught, labels)
-        loss = self._learner.loss(ce, extra)
-        if extra is not None and self._count == 0:
-            ratio, cosine = gradient_comparison(self._learner.student, ce, extra)
-            self._pull = {"gradient_ratio": float(ratio), "gradient_cosine": float(cosine)}
-        self._accelerator.backward(loss)
-        return figures(output, labels, loss, ce, extra)
-
-    def _planned(self, batch: Tensor, labels: Tensor, taught: Output | None) -> dict[str, Tensor]:
-        """The same by a planned step; the pull of the two terms is not compared, for that would keep everything."""
-        assert self._lean is not None
-        paired = taught is not None and self._learner.matcher is not None
-        names = ("loss", "ce", "accuracy", *(("extra",) if paired else ()))
-        noted = torch.zeros(len(names), device=batch.device)
-        self._lean({"images": batch, "labels": labels, "taught": taught, "noted": noted})
-        return dict(zip(names, noted, strict=True))
 
     def means(self) -> dict[str, float]:
         """Means over the images of the epoch; with a teacher also its weight and its pull in the first batch.
@@ -224,27 +201,32 @@ class Step:
                 "train.learning_rate or loss.weight"
             )
         if "extra" in self._sums:
-            means |= self._pull | {"extra_weight": float(self._learner.weight)}
+            means |= self._pull | {"extra_weight": float(self._weight)}
         return means
 
 
-def figures(output: Output, labels: Tensor, loss: Tensor, ce: Tensor, extra: Tensor | None) -> dict[str, Tensor]:
-    """What is told of a batch, scalars."""
-    values = {"loss": loss, "ce": ce, "accuracy": (output.logits.argmax(1) == labels).float().mean()}
-    return values if extra is None else values | {"extra": extra}
+def distillation_loss(learner: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch, 0-d, and its figures: the loss, its terms without alpha, and the accuracy.
 
-
-def noted_loss(learner: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """The loss of a batch with keys images, labels, taught; its figures are left in ``noted``."""
+    Args:
+        learner: a Learner.
+        batch: images (B, C, H, W); labels (B,); taught, what the teacher says, or None; compared, whether the figures
+            also say how the two terms pull at the student.
+    """
     assert isinstance(learner, Learner)
     output = learner.student(batch["images"])
     ce, extra = learner.terms(output, batch["taught"], batch["labels"])
     loss = learner.loss(ce, extra)
-    lt.notes(figures(output, batch["labels"], loss, ce, extra), batch["noted"])
-    return loss
+    figures = {"loss": loss, "ce": ce, "accuracy": (output.logits.argmax(1) == batch["labels"]).float().mean()}
+    if extra is not None:
+        figures["extra"] = extra
+        if batch["compared"]:
+            ratio, cosine = gradient_comparison(learner.student, ce, extra)
+            figures |= {"gradient_ratio": ratio, "gradient_cosine": cosine}
+    return loss, figures
 
 
-def batches(config: DistillConfig, images: Resident, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(config: DistillConfig, images: DeviceImages, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(indices, augmented images) of one epoch; both depend on seed and epoch only, so that runs can be paired."""
     generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
     order = torch.randperm(len(images), generator=generator).split(config.train.batch_size)
@@ -256,7 +238,7 @@ def batches(config: DistillConfig, images: Resident, epoch: int) -> Iterator[tup
         yield index, batch if config.train.channels_last else batch.contiguous()
 
 
-def answer_of(teacher: Teacher | None, batch: Tensor, accelerator: Accelerator) -> Output | None:
+def teacher_forward(teacher: Teacher | None, batch: Tensor, accelerator: Accelerator) -> Output | None:
     """What the teacher says about a batch, without a gradient."""
     if teacher is None:
         return None
@@ -264,7 +246,7 @@ def answer_of(teacher: Teacher | None, batch: Tensor, accelerator: Accelerator) 
         return teacher.model(batch)
 
 
-def rate(config: TrainConfig, epoch: int) -> float:
+def learning_rate_at(config: TrainConfig, epoch: int) -> float:
     """The learning rate of an epoch; a pure function, so nothing has to be saved."""
     if config.schedule == "cosine":
         return config.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
@@ -272,7 +254,7 @@ def rate(config: TrainConfig, epoch: int) -> float:
 
 
 def calibrate(
-    config: DistillConfig, learner: Learner, teacher: Teacher, images: Resident, accelerator: Accelerator
+    config: DistillConfig, learner: Learner, teacher: Teacher, images: DeviceImages, accelerator: Accelerator
 ) -> None:
     """Balances the extra term against CE on the first batches of epoch 0; batch statistics stay as they were."""
     parts = [pair for pair, _ in zip(batches(config, images, 0), range(config.loss.balance_batches), strict=False)]
@@ -282,7 +264,7 @@ def calibrate(
     def terms(number: int) -> tuple[Tensor, Tensor]:
         index, batch = parts[number]
         with accelerator.autocast():
-            taught = answer_of(teacher, batch, accelerator)
+            taught = teacher_forward(teacher, batch, accelerator)
             ce, extra = learner.terms(learner.student(batch), taught, images.labels[index.to(batch.device)])
         assert extra is not None
         return ce, extra
@@ -292,7 +274,7 @@ def calibrate(
         buffer.copy_(before[name])
 
 
-def agreement(student: Answers, teacher: Answers) -> dict[str, float]:
+def agreement(student: Predictions, teacher: Predictions) -> dict[str, float]:
     """How often student and teacher say the same, and the teacher's accuracy on the same images."""
     student_classes, teacher_classes = student.logits.argmax(axis=1), teacher.logits.argmax(axis=1)
     return {

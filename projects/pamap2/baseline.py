@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier
 
-from projects.pamap2.inputs import COLUMNS, Resident
+from projects.pamap2.inputs import COLUMNS, DeviceWindows
 from projects.pamap2.schema import MODALITIES, SENSORS
 
 _TREES = 300
 _CHUNK = 512
 
 
-def features(resident: Resident, modalities: Sequence[str], starts: np.ndarray) -> np.ndarray:
+def features(resident: DeviceWindows, modalities: Sequence[str], starts: np.ndarray) -> np.ndarray:
     """Mean, deviation, range, quartiles and mean absolute step of each channel c of them, (n, 8 c), float32."""
     wanted = [COLUMNS.index(SENSORS.index(channel)) for name in modalities for channel in MODALITIES[name]]
     parts = []
@@ -24,8 +24,8 @@ def features(resident: Resident, modalities: Sequence[str], starts: np.ndarray) 
     return np.concatenate(parts).astype(np.float32)
 
 
-def trees_guess(
-    resident: Resident, modalities: Sequence[str], train: np.ndarray, test: np.ndarray, seed: int
+def extra_trees_predict(
+    resident: DeviceWindows, modalities: Sequence[str], train: np.ndarray, test: np.ndarray, seed: int
 ) -> np.ndarray:
     """Classes of the test windows from trees grown on the training windows.
 

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 
 from labtrail.statistics import expected_calibration_error
-from projects.pamap2.inputs import NAMES, Resident
+from projects.pamap2.inputs import NAMES, DeviceWindows
 from projects.pamap2.model import FusionModel
 
 _BATCH = 256
@@ -19,7 +19,7 @@ ALL_PRESENT = (True,) * len(NAMES)
 @torch.inference_mode()
 def predict(
     model: FusionModel,
-    resident: Resident,
+    resident: DeviceWindows,
     starts: np.ndarray,
     present: Sequence[bool] = ALL_PRESENT,
     disturb: Callable[[Tensor], Tensor] = lambda part: part,

@@ -31,7 +31,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Resident:
+class DeviceWindows:
     """All rows that any window reads, on one device.
 
     Attributes:
@@ -63,7 +63,9 @@ class Resident:
         ]
 
 
-def make_resident(values: np.ndarray, labels: np.ndarray, fold: Fold, window: int, device: torch.device) -> Resident:
+def make_resident(
+    values: np.ndarray, labels: np.ndarray, fold: Fold, window: int, device: torch.device
+) -> DeviceWindows:
     """Imputes and scales by what the training rows tell, and nothing else.
 
     Args:
@@ -76,13 +78,13 @@ def make_resident(values: np.ndarray, labels: np.ndarray, fold: Fold, window: in
     chosen = np.array(values[:, COLUMNS])
     means = np.nanmean(chosen[fold.train_rows], axis=0)
     chosen = np.where(np.isnan(chosen), np.nan_to_num(means), chosen)
-    # Row after row in memory, as `Resident.windows` counts on.
+    # Row after row in memory, as `DeviceWindows.windows` counts on.
     resident = torch.from_numpy(np.ascontiguousarray(chosen, dtype=np.float32)).to(device)
-    plain = Resident(resident, torch.from_numpy(labels).to(device), window, Scale([], []))
-    return Resident(plain.values, plain.labels, window, _scale(plain, fold.train))
+    plain = DeviceWindows(resident, torch.from_numpy(labels).to(device), window, Scale([], []))
+    return DeviceWindows(plain.values, plain.labels, window, _scale(plain, fold.train))
 
 
-def _scale(resident: Resident, starts: np.ndarray) -> Scale:
+def _scale(resident: DeviceWindows, starts: np.ndarray) -> Scale:
     sums = [torch.zeros(2, size, dtype=torch.float64, device=resident.values.device) for size in CHANNELS]
     for begin in range(0, len(starts), _CHUNK):
         for total, part in zip(sums, transform(resident.windows(starts[begin : begin + _CHUNK])[0]), strict=True):

@@ -16,7 +16,7 @@ from labtrail.figures import heat_maps
 from projects.pamap2.config import Pamap2Config, RobustnessConfig
 from projects.pamap2.dedicated import dedicated_scores, resolve_dedicated
 from projects.pamap2.evaluate import predict, scores
-from projects.pamap2.inputs import NAMES, Resident, make_resident, subset_names
+from projects.pamap2.inputs import NAMES, DeviceWindows, make_resident, subset_names
 from projects.pamap2.judged import SUBSETS, judged_sources, load_model, open_run
 from projects.pamap2.model import FusionModel
 
@@ -52,7 +52,7 @@ def sources(config: RobustnessConfig) -> Sequence[lt.DataSource]:
     return judged_sources([open_run(run_id) for run_id in (config.run, *config.dedicated)])
 
 
-def judge(config: RobustnessConfig, run: lt.Run) -> Generator[lt.Record]:
+def evaluate(config: RobustnessConfig, run: lt.Run) -> Generator[lt.Record]:
     """One Record with the 15 subsets of modalities, the noise levels, and the figures."""
     judged = open_run(config.run)
     dataset, classes, folds = judged.dataset, judged.classes, judged.folds
@@ -91,7 +91,7 @@ def _beside_dedicated(clean: pd.DataFrame, run_ids: Sequence[str]) -> pd.DataFra
 
 
 def noisy_logits(
-    model: FusionModel, resident: Resident, starts: np.ndarray, present: Sequence[bool], level: float, seed: int
+    model: FusionModel, resident: DeviceWindows, starts: np.ndarray, present: Sequence[bool], level: float, seed: int
 ) -> np.ndarray:
     """Logits of windows with some modalities there and Gaussian noise on their normalised channels.
 

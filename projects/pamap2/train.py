@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,12 +18,12 @@ from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 
 import labtrail as lt
-from projects.pamap2.baseline import trees_guess
+from projects.pamap2.baseline import extra_trees_predict
 from projects.pamap2.build import open_data
 from projects.pamap2.config import Pamap2Config, TrainConfig
 from projects.pamap2.evaluate import macro_f1, predict, scores
 from projects.pamap2.folds import Classes, Fold, classes_of, make_folds
-from projects.pamap2.inputs import CHANNELS, Resident, Scale, make_resident, rotated
+from projects.pamap2.inputs import CHANNELS, DeviceWindows, Scale, make_resident, rotated
 from projects.pamap2.model import FusionModel
 from projects.pamap2.outcome import outcome_files
 
@@ -64,7 +63,7 @@ class State(nn.Module):
         self.best_loss.fill_(math.inf)
         self.stale.zero_()
 
-    def judge(self, score: float, loss: float, stopping: bool) -> None:
+    def keep_best(self, score: float, loss: float, stopping: bool) -> None:
         """Keeps the weights if they are the best of the fold, or always without early stopping.
 
         Validation windows are of the people trained on. At the end of a schedule they tell little about new people,
@@ -91,8 +90,8 @@ def train(config: Pamap2Config, run: lt.Run) -> Generator[lt.Record]:
     state = State(config, count, sum(len(fold.test) for fold in folds))
     optimizer = AdamW(state.current.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     state, optimizer = accelerator.prepare(state, optimizer)
-    noted = functools.partial(noted_loss, settings.label_smoothing)
-    lean = lt.lean_backward(state.current, noted, config.remat, accelerator)
+    loss = functools.partial(update_loss, settings.label_smoothing)
+    updater = lt.Updater(state.current, optimizer, loss, accelerator, remat=config.remat, clip_norm=settings.clip_norm)
     if settings.compile:
         lt.compile_in_place(state.current)
     epochs, resident, opened = settings.epochs, None, -1
@@ -108,10 +107,10 @@ def train(config: Pamap2Config, run: lt.Run) -> Generator[lt.Record]:
             state.begin(config, count, optimizer, resident.scale)
         metrics = {}
         if not settings.patience or int(state.stale) <= settings.patience:
-            trained = train_epoch(state.current, optimizer, resident, fold, config, epoch, accelerator, lean)
+            trained = train_epoch(state.current, updater, resident, fold, config, epoch)
             logits, _ = predict(state.current, resident, fold.validation)
             validation = scores(logits, classes.labels[fold.validation])
-            state.judge(validation["macro_f1"], validation["nll"], settings.patience > 0)
+            state.keep_best(validation["macro_f1"], validation["nll"], settings.patience > 0)
             metrics = lt.named("train", trained) | lt.named("validation", validation)
         files = _close(state, config, resident, folds, number) if epoch == epochs - 1 else {}
         yield lt.Record(step, metrics, files)
@@ -121,13 +120,11 @@ def train(config: Pamap2Config, run: lt.Run) -> Generator[lt.Record]:
 
 def train_epoch(
     model: FusionModel,
-    optimizer: Optimizer,
-    resident: Resident,
+    updater: lt.Updater,
+    resident: DeviceWindows,
     fold: Fold,
     config: Pamap2Config,
     epoch: int,
-    accelerator: Accelerator,
-    lean: lt.LeanBackward | None = None,
 ) -> dict[str, float]:
     """One pass over the training windows of a fold; mean loss and accuracy with all modalities there."""
     model.train()
@@ -142,38 +139,24 @@ def train_epoch(
     total, correct = torch.zeros(2, device=resident.values.device)
     bar = tqdm(updates, desc=f"fold {fold.name} epoch {epoch}", unit="update", leave=False, disable=None)
     for index, update in enumerate(bar):
-        for group in optimizer.param_groups:
-            group["lr"] = one_cycle(train, epoch + index / len(updates))
         size = sum(len(part) for part in update)
+        batches = []
         for part in update:
             raw, labels = resident.windows(fold.train[part])
             windows = resident.normalised(rotated(raw, train.rotation_deg, generator))
-            kept = drawn_subsets(model, labels, len(windows), generator)
-            if lean is not None:
-                noted, share = (
-                    torch.zeros(2, device=labels.device),
-                    torch.tensor(len(part) / size, device=labels.device),
-                )
-                lean(
-                    {
-                        "windows": windows,
-                        "labels": labels,
-                        "weights": weights,
-                        "kept": kept,
-                        "share": share,
-                        "noted": noted,
-                    }
-                )
-                loss, right = noted
-            else:
-                loss, logits = window_loss(model, windows, labels, weights, train.label_smoothing, kept)
-                accelerator.backward(loss * (len(part) / size))
-                right = (logits.argmax(1) == labels).sum()
-            total += loss.detach() * len(part)
-            correct += right
-        accelerator.clip_grad_norm_(model.parameters(), train.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+            batches.append(
+                {
+                    "windows": windows,
+                    "labels": labels,
+                    "weights": weights,
+                    "kept": drawn_subsets(model, labels, len(windows), generator),
+                    "share": torch.tensor(len(part) / size, device=labels.device),
+                }
+            )
+        figures = updater(batches, one_cycle(train, epoch + index / len(updates)))
+        for part, batch_figures in zip(update, figures, strict=True):
+            total += batch_figures["loss"] * len(part)
+            correct += batch_figures["hits"]
     return {"loss": float(total) / len(order), "accuracy": float(correct) / len(order)}
 
 
@@ -216,13 +199,18 @@ def drawn_subsets(model: FusionModel, labels: Tensor, modalities: int, generator
     return kept.to(labels.device)
 
 
-def noted_loss(smoothing: float, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """The loss of a batch with keys windows, labels, weights, kept, share; loss and hits are left in ``noted``."""
+def update_loss(smoothing: float, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """A batch's share of the mean loss of its update, 0-d, and its figures: its own mean loss, and how many are right.
+
+    Args:
+        smoothing: of the labels.
+        model: a FusionModel.
+        batch: keys windows, labels, weights, kept as in ``window_loss``, and share, 0-d.
+    """
     assert isinstance(model, FusionModel)
     labels = batch["labels"]
     loss, logits = window_loss(model, batch["windows"], labels, batch["weights"], smoothing, batch["kept"])
-    lt.notes({"loss": loss, "hits": (logits.argmax(1) == labels).sum()}, batch["noted"])
-    return loss * batch["share"]
+    return loss * batch["share"], {"loss": loss, "hits": (logits.argmax(1) == labels).sum()}
 
 
 def _mean_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
@@ -245,14 +233,16 @@ def one_cycle(config: TrainConfig, epoch: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (epoch - warm) / (config.epochs - warm)))
 
 
-def _close(state: State, config: Pamap2Config, resident: Resident, folds: list[Fold], number: int) -> dict[str, Any]:
+def _close(
+    state: State, config: Pamap2Config, resident: DeviceWindows, folds: list[Fold], number: int
+) -> dict[str, Any]:
     """The fold's one look at its test windows, by the weights kept; these become an artifact."""
     fold = folds[number]
     first = sum(len(fold.test) for fold in folds[:number])
     part = slice(first, first + len(fold.test))
     logits, _ = predict(state.kept, resident, fold.test)
     state.logits[part] = torch.from_numpy(logits).to(state.logits)
-    guesses = trees_guess(resident, config.model.modalities, fold.train, fold.test, config.seed)
+    guesses = extra_trees_predict(resident, config.model.modalities, fold.train, fold.test, config.seed)
     state.trees[part] = torch.from_numpy(guesses).to(state.trees)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.kept.state_dict().items()}
     return {fold.weights_name: save(tensors)}

@@ -82,7 +82,7 @@ def judged(
         joint = Joint(example, decomposed=decomposed)
         settings = joint.settings(budgets)
         bar = tqdm(settings, desc="torch's budgets", unit="setting", leave=False, disable=None)
-        verdicts = [joint.judge(budget, machine) for budget in bar]
+        verdicts = [joint.evaluate(budget, machine) for budget in bar]
         # Some sets of operators are fastest with a little recomputation: that is what others are compared with.
         base = min(verdict.time_s for verdict in verdicts)
         yield from ((verdict, verdict.time_s - base) for verdict in verdicts)

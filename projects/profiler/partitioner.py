@@ -108,7 +108,7 @@ class Joint:
             settings += [Setting(budget, solver, self._decomposed) for solver in chosen]
         return settings
 
-    def judge(self, setting: Setting, machine: Machine) -> Judged:
+    def evaluate(self, setting: Setting, machine: Machine) -> Judged:
         """Peak and time of torch's partition, every operator by itself."""
         forward, backward = self._partitioned(setting)
         assembled = _assembled(_together(forward, backward, self._outputs), forward)

@@ -15,12 +15,12 @@ from projects.spoter.interpret.cases import case_pages
 from projects.spoter.interpret.comparison import compare_language
 from projects.spoter.interpret.effects import (
     Effects,
+    ablate,
     ablation_rows,
     curve_table,
     deletion_table,
     occlusion_table,
     reading_table,
-    take_away,
 )
 from projects.spoter.interpret.findings import write_findings
 from projects.spoter.interpret.heads import HeadValues, head_table, head_values
@@ -56,7 +56,7 @@ def analyse(config: AnalysisConfig, run: lt.Run) -> Generator[lt.Record]:
         tables.append(head_table(epoch, file.modules, values, untrained, config.statistics.resamples, config.seed))
         yield lt.Record(epoch, lt.named(study.split.name, _means(tables[-1])))
 
-    effects = [take_away(study, epoch) for epoch in config.intervention.epochs]
+    effects = [ablate(study, epoch) for epoch in config.intervention.epochs]
     files, heads = _head_files(study, tables, effects)
     outputs = {epoch: layer_outputs(study.model(epoch), study.inputs, config.max_frames) for epoch in config.epochs}
     similarity = cka_table(outputs, config.statistics.permutations, config.seed)

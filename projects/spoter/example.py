@@ -8,7 +8,7 @@ import labtrail as lt
 from projects.spoter.config import SpoterConfig
 from projects.spoter.model import Layout, Spoter
 from projects.spoter.skeleton import FRAME_SIZE
-from projects.spoter.train import clip_loss
+from projects.spoter.train import update_loss
 
 # As in WLASL100.
 _CLASSES = 100
@@ -27,7 +27,6 @@ def example(config: SpoterConfig, batch_size: int) -> lt.Example:
     }
 
     def loss(model: nn.Module, batch: dict) -> Tensor:
-        logits = model(batch["frames"], batch["layout"])
-        return clip_loss(logits, batch["labels"], batch["weights"], config.train.label_smoothing)
+        return update_loss(config.train.label_smoothing, model, batch)[0]
 
     return lt.Example(Spoter(config.model, _CLASSES), batch, loss)

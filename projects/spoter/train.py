@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 import labtrail as lt
 from projects.spoter import baseline
-from projects.spoter.batches import Inputs, Update, batches, epoch_updates, to_inputs, training_inputs
+from projects.spoter.batches import Batch, Inputs, Update, batches, epoch_updates, to_inputs, training_inputs
 from projects.spoter.config import SpoterConfig, TrainConfig
 from projects.spoter.data import Split, Splits, load_splits
 from projects.spoter.evaluate import interval, predict, scores
@@ -34,7 +33,8 @@ def train(config: SpoterConfig, run: lt.Run) -> Generator[lt.Record]:
     lt.reseed(config.seed)
     model = Spoter(config.model, splits.classes)
     model, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
-    lean = lt.lean_backward(model, functools.partial(noted_loss, settings.label_smoothing), config.remat, accelerator)
+    loss = functools.partial(update_loss, settings.label_smoothing)
+    updater = lt.Updater(model, optimizer, loss, accelerator, remat=config.remat, clip_norm=settings.clip_norm)
     validation = _inputs(splits.validation, accelerator)
     place = (accelerator.process_index, accelerator.num_processes)
 
@@ -46,7 +46,8 @@ def train(config: SpoterConfig, run: lt.Run) -> Generator[lt.Record]:
         inputs = training_inputs(
             splits.train.clips, splits.train.labels, config.augment, config.seed, epoch, accelerator.device
         )
-        trained = train_epoch(model, optimizer, inputs, plan, rates, settings, accelerator, f"epoch {epoch}", lean)
+        model.train()
+        trained = train_epoch(updater, inputs, plan, rates, settings.max_frames, accelerator, f"epoch {epoch}")
         logits = predict(model, validation, splits.classes, _EVALUATION_FRAMES, accelerator)
         validated = scores(logits, splits.validation.labels)
         yield lt.Record(epoch, lt.named("train", trained) | lt.named("validation", validated))
@@ -55,50 +56,22 @@ def train(config: SpoterConfig, run: lt.Run) -> Generator[lt.Record]:
 
 
 def train_epoch(
-    model: nn.Module,
-    optimizer: Optimizer,
+    updater: lt.Updater,
     inputs: Inputs,
     plan: Sequence[Update],
     rates: Sequence[float],
-    config: TrainConfig,
+    max_frames: int,
     accelerator: Accelerator,
     title: str,
-    lean: lt.LeanBackward | None = None,
 ) -> dict[str, float]:
     """One pass over the train split; mean loss and accuracy over its clips, on all ranks."""
-    model.train()
-    # Summed on the device: reading a loss every step would wait for the device every step.
     total, correct = torch.zeros(2, device=accelerator.device)
     bar = tqdm(plan, desc=title, unit="update", leave=False, disable=None if accelerator.is_main_process else True)
     for update, rate in zip(bar, rates, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        passes = list(batches(inputs, update, config.max_frames))
-        for index, batch in enumerate(passes):
-            if lean is not None:
-                noted = torch.zeros(2, device=accelerator.device)
-                lean(
-                    {
-                        "frames": batch.frames,
-                        "layout": batch.layout,
-                        "labels": batch.labels,
-                        "weights": batch.weights,
-                        "noted": noted,
-                    }
-                )
-                loss, right = noted
-            else:
-                with nullcontext() if index == len(passes) - 1 else accelerator.no_sync(model):
-                    logits = model(batch.frames, batch.layout)
-                    loss = clip_loss(logits, batch.labels, batch.weights, config.label_smoothing)
-                    accelerator.backward(loss)
-                right = guessed(logits, batch.labels, batch.weights)
-            total += loss.detach() * update.size
-            correct += right
-        if config.clip_norm is not None:
-            accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        passes = [_as_batch(batch) for batch in batches(inputs, update, max_frames)]
+        for figures in updater(passes, rate):
+            total += figures["loss"] * update.size
+            correct += figures["hits"]
     sums = accelerator.reduce(torch.stack([total / accelerator.num_processes, correct]), "sum").tolist()
     return {
         "loss": sums[0] / len(inputs.lengths),
@@ -107,18 +80,22 @@ def train_epoch(
     }
 
 
-def guessed(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """How many clips that count are recognised, 0-d."""
-    return ((logits.argmax(1) == labels) & (weights > 0)).sum()
+def _as_batch(batch: Batch) -> dict[str, Any]:
+    """What ``update_loss`` reads of a pass: all that changes between passes, in tensors."""
+    return {"frames": batch.frames, "layout": batch.layout, "labels": batch.labels, "weights": batch.weights}
 
 
-def noted_loss(smoothing: float, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """The loss of a batch with keys frames, layout, labels, weights; loss and hits are left in ``noted``."""
-    logits = model(batch["frames"], batch["layout"])
-    loss = clip_loss(logits, batch["labels"], batch["weights"], smoothing)
-    hits = guessed(logits, batch["labels"], batch["weights"])
-    lt.notes({"loss": loss, "hits": hits}, batch["noted"])
-    return loss
+def update_loss(smoothing: float, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """A pass's share of the mean loss of its update, 0-d, and its figures: that loss, and how many are recognised.
+
+    Args:
+        smoothing: of the labels.
+        model: the network.
+        batch: keys frames, layout, labels, weights as in ``Batch``.
+    """
+    logits, labels, weights = model(batch["frames"], batch["layout"]), batch["labels"], batch["weights"]
+    loss = clip_loss(logits, labels, weights, smoothing)
+    return loss, {"loss": loss, "hits": ((logits.argmax(1) == labels) & (weights > 0)).sum()}
 
 
 def clip_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:

@@ -64,11 +64,11 @@ if TYPE_CHECKING:
     from labtrail.running.registry import task_named as task_named
     from labtrail.running.remat import LeanBackward as LeanBackward
     from labtrail.running.remat import lean_backward as lean_backward
-    from labtrail.running.remat import notes as notes
     from labtrail.running.run import Run as Run
     from labtrail.running.seeding import reseed as reseed
     from labtrail.running.task import Task as Task
     from labtrail.running.task import task as task
+    from labtrail.running.updater import Updater as Updater
 
 __version__ = "0.1.0"
 
@@ -101,6 +101,7 @@ _PUBLIC = {
     "Section": "labtrail.config",
     "Task": "labtrail.running.task",
     "Text": "labtrail.config",
+    "Updater": "labtrail.running.updater",
     "Words": "labtrail.config",
     "artifact": "labtrail.query.find",
     "artifact_names": "labtrail.query.find",
@@ -120,7 +121,6 @@ _PUBLIC = {
     "model_version": "labtrail.query.find",
     "named": "labtrail.record",
     "newest_of_each": "labtrail.query.frames",
-    "notes": "labtrail.running.remat",
     "over_seeds": "labtrail.query.frames",
     "paired_differences": "labtrail.query.frames",
     "replaced_folder": "labtrail.files",

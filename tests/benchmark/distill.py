@@ -23,16 +23,17 @@ from labtrail.record import Record
 from labtrail.running.launch import keep_freed_memory
 from labtrail.running.run import Run
 from labtrail.running.task import Task
+from labtrail.running.updater import Updater
 from labtrail.store import connection
 from labtrail.sweeps.study import Range, StudyConfig, work
 from projects.distill.archives import Raw
 from projects.distill.config import DistillConfig, ModelConfig
-from projects.distill.data import Images, Resident
+from projects.distill.data import DeviceImages, Images
 from projects.distill.learner import Learner, SkippedSteps
 from projects.distill.losses import neuron_selectivity_loss, unit
 from projects.distill.model import ResNet, fused
 from projects.distill.teacher import Teacher
-from projects.distill.train import Step, answer_of
+from projects.distill.train import EpochTrainer, distillation_loss, teacher_forward
 from tests.benchmark.timing import Row, compare
 
 _IMAGES, _BATCH, _STEPS, _TRIALS = 2000, 64, 2, 20
@@ -75,7 +76,7 @@ class _PerImage(Dataset[tuple[Tensor, int]]):
 
 def _batches() -> Row:
     images = _images()
-    resident, loader = Resident(images.train, images, _CPU), DataLoader(_PerImage(images), 128, shuffle=True)
+    resident, loader = DeviceImages(images.train, images, _CPU), DataLoader(_PerImage(images), 128, shuffle=True)
     generator = torch.Generator().manual_seed(0)
 
     def ours() -> None:
@@ -128,19 +129,20 @@ def _students(alphas: tuple[float, ...], precision: str, options: bool) -> Calla
         if options:
             convert_conv2d_weight_memory_format(learner.student, torch.channels_last)
         optimizer = torch.optim.SGD(learner.parameters(), lr=0.01, momentum=0.9)
-        steps.append(Step(config, learner, optimizer, 0, accelerator, SkippedSteps("logit", 50)))
+        updater = Updater(learner, optimizer, distillation_loss, accelerator)
+        steps.append(EpochTrainer(config, learner, updater, 0, SkippedSteps("logit", 50)))
         # The first step also compares gradients, once an epoch: it is no part of the rate.
-        steps[-1].take(
-            torch.randn(2, 3, 32, 32), torch.arange(2), answer_of(teacher, torch.randn(2, 3, 32, 32), accelerator)
+        steps[-1].train_batch(
+            torch.randn(2, 3, 32, 32), torch.arange(2), teacher_forward(teacher, torch.randn(2, 3, 32, 32), accelerator)
         )
     batch, labels = torch.randn(_BATCH, 3, 32, 32), torch.arange(_BATCH) % 10
     batch = batch.to(memory_format=torch.channels_last) if options else batch
 
     def run() -> None:
         for _ in range(_STEPS):
-            taught = answer_of(teacher, batch, accelerator)
+            taught = teacher_forward(teacher, batch, accelerator)
             for step in steps:
-                step.take(batch, labels, taught)
+                step.train_batch(batch, labels, taught)
 
     return run
 

@@ -1,5 +1,6 @@
 """PAMAP2's rows: parsing, reloading, gathering windows, and training against the per-window way of doing it."""
 
+import functools
 import io
 import tempfile
 from collections.abc import Iterator
@@ -15,16 +16,17 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from labtrail.running.updater import Updater
 from projects.pamap2.build import build
 from projects.pamap2.config import ExportConfig, Pamap2Config, PrepareConfig, SplitConfig, SyntheticConfig
 from projects.pamap2.dataset import Dataset, load_dataset
 from projects.pamap2.export import write_exports
 from projects.pamap2.folds import classes_of, make_folds
-from projects.pamap2.inputs import CHANNELS, COLUMNS, NAMES, Resident, make_resident
+from projects.pamap2.inputs import CHANNELS, COLUMNS, NAMES, DeviceWindows, make_resident
 from projects.pamap2.model import FusionModel
 from projects.pamap2.recording import parse_recording
 from projects.pamap2.synthetic import write_recordings
-from projects.pamap2.train import train_epoch
+from projects.pamap2.train import train_epoch, update_loss
 from tests.benchmark.timing import Row, compare
 
 _SIZE = SyntheticConfig(subjects=4, activities=(1, 2, 3, 4, 5, 12), bouts=2, bout_s=40)
@@ -107,7 +109,7 @@ class _Windows(TorchDataset):
         return {name: torch.nan_to_num(part) for name, part in parts}, int(self.labels[start])
 
 
-def _gathering(dataset: Dataset, labels: np.ndarray, starts: np.ndarray, resident: Resident) -> Row:
+def _gathering(dataset: Dataset, labels: np.ndarray, starts: np.ndarray, resident: DeviceWindows) -> Row:
     values = np.array(dataset.values[:, COLUMNS])
     loader = DataLoader(_Windows(values, labels, starts), batch_size=32, shuffle=True)
 
@@ -134,13 +136,14 @@ class _Lstm(nn.Module):
         return self.head(torch.cat([lstm(part)[0][:, -1] for lstm, part in zip(self.lstms, parts, strict=True)], 1))
 
 
-def _training(dataset: Dataset, resident: Resident, fold, labels: np.ndarray, classes: int) -> Row:
+def _training(dataset: Dataset, resident: DeviceWindows, fold, labels: np.ndarray, classes: int) -> Row:
     few = fold.train[:64]
     config = Pamap2Config()
     model = FusionModel(config.model, CHANNELS, classes)
     optimizer = AdamW(model.parameters(), lr=1e-3)
     own = type(fold)("bench", few, fold.validation, fold.test, fold.train_rows)
-    accelerator = Accelerator(cpu=True)
+    loss = functools.partial(update_loss, config.train.label_smoothing)
+    updater = Updater(model, optimizer, loss, Accelerator(cpu=True), clip_norm=config.train.clip_norm)
     peer = _Lstm(classes)
     peer_optimizer = AdamW(peer.parameters(), lr=1e-3)
     slow = few[:4]
@@ -154,7 +157,7 @@ def _training(dataset: Dataset, resident: Resident, fold, labels: np.ndarray, cl
 
     return compare(
         "train, rows a second (LSTM of width 256, batch 1)",
-        lambda: train_epoch(model, optimizer, resident, own, config, 0, accelerator),
+        lambda: train_epoch(model, updater, resident, own, config, 0),
         peer_epoch,
         20.0,
         repeats=5,

@@ -1,5 +1,6 @@
 """SPOTER's rows: parsing, cached loading, normalisation, training and evaluation."""
 
+import functools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
 
+from labtrail.running.updater import Updater
 from projects.spoter.batches import Inputs, epoch_updates, to_inputs
 from projects.spoter.clips import load_clips, parse_csv
 from projects.spoter.config import ModelConfig, SyntheticConfig, TrainConfig
@@ -16,7 +18,7 @@ from projects.spoter.evaluate import predict
 from projects.spoter.model import Spoter
 from projects.spoter.normalise import normalise
 from projects.spoter.synthetic import write_split
-from projects.spoter.train import make_optimizer, train_epoch
+from projects.spoter.train import make_optimizer, train_epoch, update_loss
 from tests.benchmark import plain_spoter
 from tests.benchmark.timing import Row, compare
 
@@ -86,8 +88,10 @@ def _network(path: Path) -> Iterator[Row]:
     def own_epoch(batch_size: int, precision: Accelerator = accelerator) -> None:
         config = TrainConfig(batch_size=batch_size)
         plan = epoch_updates(TRAINED_CLIPS, batch_size, 0, 0)
-        optimizer = make_optimizer(model, config)
-        train_epoch(model, optimizer, few, plan, [1e-3] * len(plan), config, precision, "")
+        loss = functools.partial(update_loss, config.label_smoothing)
+        updater = Updater(model, make_optimizer(model, config), loss, precision)
+        model.train()
+        train_epoch(updater, few, plan, [1e-3] * len(plan), config.max_frames, precision, "")
 
     yield compare("train, batch 1 (nn.Transformer)", lambda: own_epoch(1), peer_epoch, 1.25, repeats=9)
     yield compare("train, packed batch 8 (nn.Transformer, batch 1)", lambda: own_epoch(8), peer_epoch, 1.5, repeats=9)

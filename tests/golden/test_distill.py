@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from projects.distill import losses
-from projects.distill.parts import Paraphraser, Translator
+from projects.distill.adapters import Paraphraser, Translator
 from tests.workspace import FIXTURES
 
 # Relative to the size of the reference, value and gradient alike.

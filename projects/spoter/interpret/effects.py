@@ -66,7 +66,7 @@ class Effects:
     reading_null: np.ndarray
 
 
-def take_away(study: Study, epoch: int) -> Effects:
+def ablate(study: Study, epoch: int) -> Effects:
     """Runs every intervention on the network of an epoch."""
     config, inputs = study.config, study.inputs
     model = study.model(epoch)

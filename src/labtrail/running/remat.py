@@ -1,6 +1,6 @@
 """Training in less memory: loss and gradients of a batch by a planned step, the same to the bit as by autograd.
 
-Why: docs/decisions/029-notes-are-inputs.md
+Why: docs/decisions/029-figures-leave-by-the-graph.md
 """
 
 import logging
@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -16,7 +15,7 @@ from torch.optim import SGD, Optimizer
 from labtrail.config import Remat
 from labtrail.errors import ConfigError
 from labtrail.running.launch import require_one_process
-from labtrail.stepgraph.compat import leaves, others, structure
+from labtrail.stepgraph.compat import leaves, non_tensors, structure
 from labtrail.stepgraph.costs import costs_of, peak_of_graph, target_bytes
 from labtrail.stepgraph.inplace import in_place
 from labtrail.stepgraph.plan import Planner
@@ -89,7 +88,7 @@ class LeanBackward:
         shapes = tuple((tuple(leaf.shape), leaf.stride(), leaf.dtype) for leaf in leaves(step.batch))
         modes = tuple(module.training for module in self._model.modules())
         frozen = tuple(not parameter.requires_grad for parameter in self._model.parameters())
-        key = (shapes, structure(step.batch), repr(others(step.batch)), modes, frozen)
+        key = (shapes, structure(step.batch), repr(non_tensors(step.batch)), modes, frozen)
         if key not in self._planned:
             self._planned[key] = self._plan(step)
             if len(self._planned) > _SHAPES:
@@ -123,21 +122,27 @@ class LeanBackward:
         return _Planned(lean, Program(lean))
 
 
+def is_planned(config: Remat, accelerator: Accelerator) -> bool:
+    """Whether a run is to train by a plan.
+
+    Raises:
+        ConfigError: it is, under mixed precision or with several processes.
+    """
+    if config.memory is None:
+        return False
+    require_one_process(accelerator, "remat.memory")
+    if accelerator.mixed_precision != "no":
+        raise ConfigError([f"remat.memory: compute.precision is {accelerator.mixed_precision}; only 'no' is supported"])
+    return True
+
+
 def lean_backward(model: nn.Module, loss: Loss, config: Remat, accelerator: Accelerator) -> LeanBackward | None:
-    """What a task trains by if its config asks for it.
+    """What a training loop of its own computes gradients by if its config asks for a plan; ``Updater`` does it itself.
 
     Raises:
         ConfigError: mixed precision or several processes.
     """
-    if config.memory is None:
+    if not is_planned(config, accelerator):
         return None
-    require_one_process(accelerator, "remat.memory")
-    if accelerator.mixed_precision != "no":
-        raise ConfigError([f"remat.memory: compute.precision is {accelerator.mixed_precision}; only 'no' is supported"])
+    assert config.memory is not None
     return LeanBackward(accelerator.unwrap_model(model), loss, config.memory)
-
-
-def notes(values: dict[str, Tensor], into: Tensor) -> None:
-    """Copies scalars into a tensor of the batch, in their order: how a loss tells more than its value."""
-    with torch.no_grad():
-        into.copy_(torch.stack([value.detach().to(into) for value in values.values()]))

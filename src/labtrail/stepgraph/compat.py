@@ -113,7 +113,7 @@ def structure(value: Any) -> str:
     return str(tree_structure(value))
 
 
-def others(value: Any) -> list[Any]:
+def non_tensors(value: Any) -> list[Any]:
     """What is no tensor in a nested value, in the same order."""
     return [leaf for leaf in tree_leaves(value) if not isinstance(leaf, Tensor)]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from labtrail.stepgraph.ir import Node, Phase, StepGraph
-from labtrail.stepgraph.rewrite import lies_there, parts_of, repeated_sources
+from labtrail.stepgraph.rewrite import is_saved, parts_of, repeated_sources
 
 
 class Flow:
@@ -19,9 +19,9 @@ class Flow:
         late: consumers after it, ascending.
         sources: what a repetition of a node takes.
         repeaters: whose repetition takes a node.
-        lying: values in each storage.
+        residents: values in each storage.
         parts: a part of a result -> all its parts.
-        fleeting: whether a forward value is never kept for the backward pass.
+        temporary: whether a forward value is never kept for the backward pass.
         kept: whether the caller keeps a value.
         stays: whether a node always runs: the caller keeps its value, it changes something, or it draws at random.
         runs: whether a node runs in a step that keeps all activations, dead code of the backward pass left out.
@@ -42,7 +42,7 @@ class Flow:
         self.early: list[list[int]] = [[] for _ in nodes]
         self.late: list[list[int]] = [[] for _ in nodes]
         self.repeaters: list[list[int]] = [[] for _ in nodes]
-        self.lying: list[list[int]] = [[] for _ in graph.storages]
+        self.residents: list[list[int]] = [[] for _ in graph.storages]
         for node in nodes:
             for source in self.sources[node.id]:
                 self.repeaters[source].append(node.id)
@@ -50,9 +50,9 @@ class Flow:
                 for input_ in node.inputs:
                     (self.early if self.forward[node.id] else self.late)[input_].append(node.id)
                 for storage in node.storages:
-                    self.lying[storage].append(node.id)
+                    self.residents[storage].append(node.id)
         self.parts = parts_of(graph)
-        self.fleeting = [not lies_there(graph, node.id) for node in nodes]
+        self.temporary = [not is_saved(graph, node.id) for node in nodes]
 
     def _dead(self, nodes: Sequence[Node]) -> set[int]:
         """Nodes after the forward pass that nobody needs."""
@@ -68,5 +68,5 @@ class Flow:
 
     def first_late_use(self, storage: int) -> int | None:
         """The first node after the forward pass that takes a forward value in a storage."""
-        uses = [self.late[node][0] for node in self.lying[storage] if self.forward[node] and self.late[node]]
+        uses = [self.late[node][0] for node in self.residents[storage] if self.forward[node] and self.late[node]]
         return min(uses, default=None)

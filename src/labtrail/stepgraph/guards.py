@@ -25,7 +25,7 @@ class Numbers(NamedTuple):
 
 def numbers_of(step: TrainingStep) -> Numbers:
     """A copy of them."""
-    return Numbers(_settings(step), tuple(step.optimizer_numbers()), tuple(compat.others(step.batch)))
+    return Numbers(_settings(step), tuple(step.optimizer_numbers()), tuple(compat.non_tensors(step.batch)))
 
 
 def _settings(step: TrainingStep) -> tuple[Mapping[str, Any], ...]:

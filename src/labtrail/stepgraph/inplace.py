@@ -109,10 +109,10 @@ class _Lives:
         self._last = graph.last_uses
         self._storages = list(graph.storages)
         self._merged = {storage.id: storage.id for storage in graph.storages}
-        self._lying: list[list[int]] = [[] for _ in graph.storages]
+        self._residents: list[list[int]] = [[] for _ in graph.storages]
         for node in graph.nodes:
             for storage in node.storages:
-                self._lying[storage].append(node.id)
+                self._residents[storage].append(node.id)
 
     def can_take(self, node: Node, over: int) -> bool:
         """Whether nobody needs the storage of an input after a node, nor may need it for recomputation."""
@@ -123,14 +123,14 @@ class _Lives:
         # Another view of what is written over would change while it is read.
         if any(place.id in self._places(input_) for input_ in node.inputs if input_ != over):
             return False
-        creator, lying = self._graph.nodes[place.creator], self._lying[place.id]
+        creator, residents = self._graph.nodes[place.creator], self._residents[place.id]
         return (
             place.role is Role.OTHER
             and place.bytes == self._storages[results[0]].bytes
             and not creator.is_placeholder
             and creator.phase is node.phase
-            and max(self._last[node] for node in lying) == node.id
-            and (node.phase is not Phase.FORWARD or all(self._is_stage(node, place) for node in lying))
+            and max(self._last[node] for node in residents) == node.id
+            and (node.phase is not Phase.FORWARD or all(self._is_stage(node, place) for node in residents))
         )
 
     def _places(self, index: int) -> set[int]:
@@ -147,7 +147,7 @@ class _Lives:
         result = node.storages[0]
         place = self._merged[self._graph.nodes[over].storages[0]]
         self._merged[result] = place
-        self._lying[place] += self._lying[result]
+        self._residents[place] += self._residents[result]
         self._storages[place] = replace(self._storages[place], role=self._storages[result].role)
         return place
 

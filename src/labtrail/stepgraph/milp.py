@@ -99,7 +99,7 @@ class Relaxation:
     def _last_early_use(self, storage: int) -> int:
         """The last node of the forward pass that certainly needs a storage."""
         flow = self._flow
-        certain = [node for node in flow.lying[storage] if flow.forward[node] and node not in self._movable]
+        certain = [node for node in flow.residents[storage] if flow.forward[node] and node not in self._movable]
         uses = [use for node in certain for use in flow.early[node] if use not in self._movable]
         return max([flow.creators[storage], *certain, *uses])
 
@@ -137,7 +137,7 @@ class Relaxation:
 
     def _is_read_late(self, storage: int) -> bool:
         flow = self._flow
-        return any(flow.kept[node] or flow.late[node] or flow.is_late(node) for node in flow.lying[storage])
+        return any(flow.kept[node] or flow.late[node] or flow.is_late(node) for node in flow.residents[storage])
 
     def _chain_rows(self, place: dict[int, int], chosen: dict[int, int], by: int | None) -> _Rows:
         """A repeated node needs its sources: repeated too, or kept.
@@ -156,9 +156,9 @@ class Relaxation:
             for source in flow.sources[node]:
                 if source not in place:
                     continue
-                if flow.fleeting[source]:
+                if flow.temporary[source]:
                     rows.add([(place[source], 1), (column, -1)], 0)
-                for storage in flow.nodes[source].storages if not flow.fleeting[source] else ():
+                for storage in flow.nodes[source].storages if not flow.temporary[source] else ():
                     if storage in chosen:
                         rows.add([(place[source], 1), (column, -1), (chosen[storage], -1)], -1)
         return rows

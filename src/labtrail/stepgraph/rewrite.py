@@ -36,7 +36,7 @@ def recomputable(graph: StepGraph) -> list[int]:
     exact: dict[int, bool] = {}
     for node in graph.nodes[graph.first_call :]:
         if node.phase is Phase.FORWARD:
-            there = all(lies_there(graph, input_) or exact.get(input_, False) for input_ in node.inputs)
+            there = all(is_saved(graph, input_) or exact.get(input_, False) for input_ in node.inputs)
             exact[node.id] = there and changes.can_repeat(node)
     return [
         storage.id
@@ -89,7 +89,7 @@ class _Changes:
         return {storage for input_ in node.inputs for storage in self._graph.nodes[input_].storages}
 
 
-def lies_there(graph: StepGraph, index: int) -> bool:
+def is_saved(graph: StepGraph, index: int) -> bool:
     """Whether a value is kept without anybody's decision, or is an activation, which is judged by itself."""
     node = graph.nodes[index]
     kept = node.storages and all(graph.storages[storage].role in _KEPT for storage in node.storages)
@@ -119,13 +119,13 @@ class Rewritten(NamedTuple):
     Attributes:
         step: the new graph and its calls.
         origins: for each node the node of the old graph that it is or serves, int64 (nodes,).
-        again: whether it is work that the old graph does not have, bool (nodes,).
+        recomputed: whether it is work that the old graph does not have, bool (nodes,).
         remembers: whether it only takes the state of a generator, bool (nodes,).
     """
 
     step: TracedStep
     origins: np.ndarray
-    again: np.ndarray
+    recomputed: np.ndarray
     remembers: np.ndarray
 
 
@@ -157,19 +157,19 @@ def rewrite(traced: TracedStep, dropped: Collection[int]) -> Rewritten:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _EmittedNode:
     """A node of the new step, its references still positions among all lines.
 
     Attributes:
         origin: the old node.
-        again: whether this is its second computation.
+        recomputed: whether this is its second computation.
         node: with its new phase, storages, writes and inputs.
         call: with new references.
         fake: its fake value.
     """
 
     origin: int
-    again: bool
+    recomputed: bool
     node: Node
     call: Call
     fake: Any
@@ -181,7 +181,7 @@ class _Writer:
     def __init__(self, traced: TracedStep, dropped: frozenset[int], drawn: Collection[int]) -> None:
         self._traced, self._dropped, self._drawn = traced, dropped, drawn
         self._parts = parts_of(traced.graph)
-        self._lines: list[_Line] = []
+        self._lines: list[_EmittedNode] = []
         self._storages = list(traced.graph.storages)
         # Old node -> line, of its first computation and of its second.
         self._first: dict[int, int] = {}
@@ -201,7 +201,7 @@ class _Writer:
         places = {input_: self._second[input_] if input_ in missing else self._first[input_] for input_ in node.inputs}
         if node.id in self._drawn:
             self._states[node.id] = self._remember(node)
-        self._first[node.id] = self._write(node, places, self._traced.calls[node.id], again=False)
+        self._first[node.id] = self._write(node, places, self._traced.calls[node.id], recomputed=False)
 
     def _is_missing(self, index: int) -> bool:
         """Whether a value of the forward pass was dropped."""
@@ -228,7 +228,7 @@ class _Writer:
             places = {
                 source: self._second[source] if self._is_gone(source) else self._first[source] for source in sources
             }
-            self._second[index] = self._write(node, places, self._repeated_call(node), again=True)
+            self._second[index] = self._write(node, places, self._repeated_call(node), recomputed=True)
             if index in self._states:
                 self._draw_again(node, self._second[index])
 
@@ -240,7 +240,7 @@ class _Writer:
         self._storages.append(storage)
         line = replace(node, op="remember", storages=(storage.id,), writes=(), inputs=(), random=False, role=Role.OTHER)
         fake = torch.empty_like(state, device="meta")
-        self._lines.append(_Line(node.id, True, line, Call(replay.remember, (device, generator)), fake))
+        self._lines.append(_EmittedNode(node.id, True, line, Call(replay.remember, (device, generator)), fake))
         return len(self._lines) - 1
 
     def _draw_again(self, node: Node, index: int) -> None:
@@ -265,28 +265,30 @@ class _Writer:
 
     def _is_gone(self, index: int) -> bool:
         """Whether a value of the forward pass is not there in the backward pass: dropped, or never kept."""
-        return self._is_missing(index) or not lies_there(self._traced.graph, index)
+        return self._is_missing(index) or not is_saved(self._traced.graph, index)
 
-    def _write(self, old: Node, places: dict[int, int], call: Call, *, again: bool) -> int:
+    def _write(self, old: Node, places: dict[int, int], call: Call, *, recomputed: bool) -> int:
         """Adds a line; what lies in the storage of a source lies in that of the line it is taken from."""
         line, graph = len(self._lines), self._traced.graph
         moved: dict[int, int] = {}
         for source, place in places.items():
             moved |= dict(zip(graph.nodes[source].storages, self._lines[place].node.storages, strict=True))
-        if again:
+        if recomputed:
             for storage in old.storages:
                 if storage not in moved:
                     moved[storage] = len(self._storages)
                     self._storages.append(replace(graph.storages[storage], role=Role.OTHER))
         node = replace(
             old,
-            phase=Phase.BACKWARD if again else old.phase,
+            phase=Phase.BACKWARD if recomputed else old.phase,
             storages=tuple(moved.get(storage, storage) for storage in old.storages),
-            writes=() if again and old.batch_norm else tuple(moved.get(write, write) for write in old.writes),
+            writes=() if recomputed and old.batch_norm else tuple(moved.get(write, write) for write in old.writes),
             inputs=tuple(places.values()),
         )
         args, kwargs = _mapped(call.args, places), _mapped(call.kwargs, places)
-        self._lines.append(_Line(old.id, again, node, Call(call.target, args, kwargs), self._traced.fakes[old.id]))
+        self._lines.append(
+            _EmittedNode(old.id, recomputed, node, Call(call.target, args, kwargs), self._traced.fakes[old.id])
+        )
         return line
 
     def finished(self) -> Rewritten:
@@ -305,12 +307,12 @@ class _Writer:
         graph = compacted(nodes, self._storages, tuple(new[output] for output in outputs))
         step = replace(self._traced, graph=graph, calls=tuple(calls), fakes=tuple(fakes))
         origins = np.array([self._lines[line].origin for line in kept], np.int64)
-        again = np.array([self._lines[line].again for line in kept], bool)
+        recomputed = np.array([self._lines[line].recomputed for line in kept], bool)
         states = set(self._states.values())
-        return Rewritten(step, origins, again, np.array([line in states for line in kept], bool))
+        return Rewritten(step, origins, recomputed, np.array([line in states for line in kept], bool))
 
 
-def _needed(lines: Sequence[_Line], outputs: Sequence[int]) -> list[int]:
+def _needed(lines: Sequence[_EmittedNode], outputs: Sequence[int]) -> list[int]:
     """Lines that an output needs, that change something, or that draw random numbers; placeholders always."""
     needed = set(outputs)
     for line in range(len(lines) - 1, -1, -1):

@@ -115,7 +115,7 @@ class Simulator:
         """Drops an activation that is kept, or keeps one that is dropped."""
         change = -1 if storage in self.dropped else 1
         self.dropped ^= {storage}
-        writers = [node for node in self.flow.lying[storage] if self.flow.forward[node]]
+        writers = [node for node in self.flow.residents[storage] if self.flow.forward[node]]
         for node in writers:
             self._missing[node] += change
         dirty = {storage}
@@ -133,7 +133,7 @@ class Simulator:
             self._measure(slot)
 
     def _gone(self, node: int) -> bool:
-        return self.flow.fleeting[node] or self._missing[node] > 0
+        return self.flow.temporary[node] or self._missing[node] > 0
 
     def _place(self, changed: Iterable[int], slots: set[int]) -> list[int]:
         """Finds anew when each node is repeated, consumers before sources; those that moved."""
@@ -239,7 +239,7 @@ class Simulator:
         death: _Moment = (creator, _NEVER)
         dropped = storage in self.dropped
         end = len(self.flow.nodes) - 1
-        for node in self.flow.lying[storage]:
+        for node in self.flow.residents[storage]:
             if not self._runs[node] or (dropped and self.flow.is_late(node)):
                 continue
             if self.flow.kept[node]:
@@ -264,7 +264,7 @@ class Simulator:
         if birth[0] == _NEVER:
             return None
         death = birth
-        for node in self.flow.lying[storage]:
+        for node in self.flow.residents[storage]:
             if self.flow.is_late(node):
                 if storage in self.dropped:
                     uses = [len(self.flow.nodes) - 1] if self.flow.kept[node] else self.flow.late[node][-1:]

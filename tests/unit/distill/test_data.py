@@ -17,7 +17,7 @@ from scipy.io import savemat
 from labtrail.errors import DataError
 from projects.distill.archives import Raw, read_cifar, read_svhn
 from projects.distill.config import DataConfig
-from projects.distill.data import Images, Resident, _held_out, load_images
+from projects.distill.data import DeviceImages, Images, _held_out, load_images
 from projects.distill.tinyimagenet import read_tinyimagenet
 
 CPU = torch.device("cpu")
@@ -181,11 +181,11 @@ def test_a_share_of_every_class_is_held_out_by_the_seed_alone() -> None:
     assert len(set(images.digests.values())) == 3
 
 
-def small(flip: bool) -> tuple[Resident, Images]:
+def small(flip: bool) -> tuple[DeviceImages, Images]:
     generator = np.random.default_rng(0)
     raw = Raw(generator.integers(0, 256, (6, 3, 16, 16), dtype=np.uint8), np.arange(6))
     images = Images(raw, raw, raw, 6, flip, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
-    return Resident(raw, images, CPU), images
+    return DeviceImages(raw, images, CPU), images
 
 
 def test_a_batch_equals_the_transforms_of_each_image() -> None:
@@ -204,7 +204,7 @@ def test_a_batch_equals_the_transforms_of_each_image() -> None:
         cropped = cropped[:, :, ::-1] if mirrored[place] else cropped
         expected = (cropped / 255 - np.array(images.mean)[:, None, None]) / np.array(images.deviation)[:, None, None]
         np.testing.assert_allclose(found[place].numpy(), expected, atol=1e-5)
-    plain = resident.plain(torch.tensor([2]))[0]
+    plain = resident.normalized(torch.tensor([2]))[0]
     expected = (images.train.images[2] / 255 - np.array(images.mean)[:, None, None]) / np.array(images.deviation)[
         :, None, None
     ]
@@ -217,7 +217,7 @@ def test_digits_are_never_mirrored() -> None:
     assert not load_images(DataConfig()).flip
     index = torch.zeros(64, dtype=torch.int64)
     found = resident.augmented(index, torch.Generator().manual_seed(0))
-    plain = resident.plain(index[:1])[0]
+    plain = resident.normalized(index[:1])[0]
     centred = [one for one in found if torch.equal(one, plain)]
     mirrored = [one for one in found if torch.equal(one, plain.flip(2))]
     assert centred

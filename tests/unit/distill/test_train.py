@@ -13,7 +13,7 @@ from projects.distill.evaluate import FEATURES
 from projects.distill.learner import Learner, SkippedSteps, balance, gradient_comparison
 from projects.distill.methods import METHODS, Factors
 from projects.distill.model import ResNet, fused
-from projects.distill.train import PARAPHRASER, batches, rate
+from projects.distill.train import PARAPHRASER, batches, learning_rate_at
 from tests.unit.distill.small import run, run_together, small_config, small_images, small_teacher, use_small
 
 
@@ -197,10 +197,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_judged(
 
 
 def test_data_order_depends_on_seed_and_epoch_only() -> None:
-    from projects.distill.data import Resident
+    from projects.distill.data import DeviceImages
 
     images = small_images()
-    resident = Resident(images.train, images, torch.device("cpu"))
+    resident = DeviceImages(images.train, images, torch.device("cpu"))
     one = list(batches(small_config(method="logit", alpha=0.1), resident, 3))
     two = list(batches(small_config(method="vid", alpha=0.9), resident, 3))
     assert all(torch.equal(a, b) and torch.equal(x, y) for (a, x), (b, y) in zip(one, two, strict=True))
@@ -211,9 +211,9 @@ def test_data_order_depends_on_seed_and_epoch_only() -> None:
 
 def test_the_rate_falls_by_cosine_or_in_steps() -> None:
     cosine = small_config(train={"epochs": 10, "learning_rate": 0.2}).train
-    assert [rate(cosine, epoch) for epoch in (0, 5)] == pytest.approx([0.2, 0.1])
+    assert [learning_rate_at(cosine, epoch) for epoch in (0, 5)] == pytest.approx([0.2, 0.1])
     steps = small_config(train={"epochs": 10, "learning_rate": 0.2, "schedule": "steps", "milestones": "3,6"}).train
-    assert [rate(steps, epoch) for epoch in (2, 3, 6)] == pytest.approx([0.2, 0.02, 0.002])
+    assert [learning_rate_at(steps, epoch) for epoch in (2, 3, 6)] == pytest.approx([0.2, 0.02, 0.002])
 
 
 def test_the_last_record_tells_of_the_best_weights_and_keeps_their_features(

@@ -1,5 +1,7 @@
 """Statistics from training rows only, windows by index, accumulation, and scores against scikit-learn."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +10,13 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch.optim import SGD
 
+from labtrail.running.updater import Updater
 from projects.pamap2.config import ModelConfig, Pamap2Config, TrainConfig
 from projects.pamap2.evaluate import predict, scores
 from projects.pamap2.folds import Fold
 from projects.pamap2.inputs import CHANNELS, COLUMNS, make_resident, rotated, transform
 from projects.pamap2.model import FusionModel
-from projects.pamap2.train import class_weights, one_cycle, train_epoch
+from projects.pamap2.train import class_weights, one_cycle, train_epoch, update_loss
 
 CPU = torch.device("cpu")
 ROWS, WINDOW = 400, 32
@@ -85,7 +88,9 @@ def test_accumulated_passes_equal_one_large_batch() -> None:
         model = FusionModel(config.model, CHANNELS, 3)
         even = Fold("x", fold().train[:24], fold().validation, fold().test, fold().train_rows)
         torch.manual_seed(1)
-        train_epoch(model, SGD(model.parameters(), lr=0.1), resident, even, config, 0, Accelerator(cpu=True))
+        optimizer, loss = SGD(model.parameters()), functools.partial(update_loss, config.train.label_smoothing)
+        updater = Updater(model, optimizer, loss, Accelerator(cpu=True), clip_norm=config.train.clip_norm)
+        train_epoch(model, updater, resident, even, config, 0)
         found.append([parameter.detach().clone() for parameter in model.parameters()])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)

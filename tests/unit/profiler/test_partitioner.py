@@ -22,14 +22,14 @@ def paper(name: str, settings: dict) -> Example:
 @pytest.mark.parametrize(("name", "settings"), [("bert-base", PLAIN), ("resnet50", MINIATURES["resnet50"])])
 def test_without_recomputation_both_need_nearly_the_same(name: str, settings: dict) -> None:
     ground = ground_of(paper(name, settings), MACHINE)
-    found = Joint(paper(name, settings), decomposed=False).judge(KEEP_ALL, MACHINE)
+    found = Joint(paper(name, settings), decomposed=False).evaluate(KEEP_ALL, MACHINE)
     assert found.peak_bytes == pytest.approx(ground.base_bytes, rel=0.02)
     assert found.time_s == pytest.approx(ground.times.sum(), rel=0.03)
 
 
 def test_a_budget_of_nothing_repeats_the_forward_pass() -> None:
     joint = Joint(paper("bert-base", PLAIN), decomposed=False)
-    everything, nothing = joint.judge(KEEP_ALL, MACHINE), joint.judge(KEEP_NOTHING, MACHINE)
+    everything, nothing = joint.evaluate(KEEP_ALL, MACHINE), joint.evaluate(KEEP_NOTHING, MACHINE)
     assert 1.1 < nothing.time_s / everything.time_s < 1.6
     assert not nothing.draws_again
     assert joint.saved(KEEP_NOTHING) < joint.saved(KEEP_ALL)
@@ -37,8 +37,8 @@ def test_a_budget_of_nothing_repeats_the_forward_pass() -> None:
 
 def test_dropout_that_torch_draws_again_is_seen() -> None:
     joint = Joint(paper("bert-base", MINIATURES["bert-base"]), decomposed=False)
-    assert joint.judge(KEEP_NOTHING, MACHINE).draws_again
-    assert not joint.judge(KEEP_ALL, MACHINE).draws_again
+    assert joint.evaluate(KEEP_NOTHING, MACHINE).draws_again
+    assert not joint.evaluate(KEEP_ALL, MACHINE).draws_again
 
 
 def test_inductors_operators_are_smaller() -> None:
@@ -46,7 +46,7 @@ def test_inductors_operators_are_smaller() -> None:
     parts = Joint(paper("resnet50", MINIATURES["resnet50"]), decomposed=True)
     assert parts.saved(Setting(1.0, "default", decomposed=True)) > 0
     # Without fusion the same arithmetic moves more bytes.
-    assert parts.judge(KEEP_ALL, MACHINE).time_s > whole.judge(KEEP_ALL, MACHINE).time_s
+    assert parts.evaluate(KEEP_ALL, MACHINE).time_s > whole.evaluate(KEEP_ALL, MACHINE).time_s
 
 
 def test_budgets_between_have_every_solver() -> None:

@@ -95,11 +95,11 @@ def test_random_numbers_that_are_not_repeated_are_noticed(monkeypatch: pytest.Mo
 def test_aliases_that_are_not_followed_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = rewriting._Writer._write
 
-    def wrong(self, old, places, call, *, again):
-        line = right(self, old, places, call, again=again)
-        own = self._lines[line]
-        if not again:
-            self._lines[line] = rewriting.replace(own, node=rewriting.replace(own.node, storages=old.storages))
+    def wrong(self, old, places, call, *, recomputed):
+        line = right(self, old, places, call, recomputed=recomputed)
+        emitted = self._lines[line]
+        if not recomputed:
+            self._lines[line] = rewriting.replace(emitted, node=rewriting.replace(emitted.node, storages=old.storages))
         return line
 
     monkeypatch.setattr(rewriting._Writer, "_write", wrong)

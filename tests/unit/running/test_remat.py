@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from labtrail.config import Remat
 from labtrail.errors import ConfigError
-from labtrail.running.remat import LeanBackward, lean_backward, notes
+from labtrail.running.remat import LeanBackward, lean_backward
 from labtrail.stepgraph.memory import peak_of
 from labtrail.stepgraph.plan import InfeasibleError
 from labtrail.stepgraph.step import TraceError
@@ -34,7 +34,8 @@ class Tower(nn.Module):
 def loss_of(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     output = model(batch["x"])
     value = (output - batch["y"]).square().mean()
-    notes({"loss": value, "mean": output.mean()}, batch["noted"])
+    with torch.no_grad():
+        batch["noted"].copy_(torch.stack([value, output.mean()]))
     return value
 
 

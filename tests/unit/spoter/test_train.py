@@ -1,5 +1,6 @@
 """Schedules, accumulation and the parts of the loop that must not differ between protocols."""
 
+import functools
 import math
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from labtrail.running.updater import Updater
 from projects.spoter.batches import epoch_updates, to_inputs
 from projects.spoter.config import ModelConfig, SyntheticConfig, TrainConfig
 from projects.spoter.evaluate import predict, scores
 from projects.spoter.model import Spoter
 from projects.spoter.synthetic import generate
-from projects.spoter.train import learning_rate, make_optimizer, train_epoch
+from projects.spoter.train import learning_rate, make_optimizer, train_epoch, update_loss
 
 
 def test_constant_schedule() -> None:
@@ -45,7 +47,9 @@ def test_accumulated_update_equals_one_pass(max_frames: int) -> None:
         model = Spoter(ModelConfig(layers=1, feed_forward=16, dropout=0.0), 3).double()
         config = TrainConfig(batch_size=7, max_frames=frames, learning_rate=0.1, clip_norm=1.0)
         plan = epoch_updates(10, 7, 0, 0)
-        result = train_epoch(model, make_optimizer(model, config), inputs, plan, [0.1, 0.1], config, accelerator, "")
+        loss = functools.partial(update_loss, config.label_smoothing)
+        updater = Updater(model, make_optimizer(model, config), loss, accelerator, clip_norm=config.clip_norm)
+        result = train_epoch(updater, inputs, plan, [0.1, 0.1], config.max_frames, accelerator, "")
         weights.append((result["loss"], model.linear_class.weight.detach().clone()))
     assert weights[0][0] == pytest.approx(weights[1][0], rel=1e-6)
     torch.testing.assert_close(weights[0][1], weights[1][1], rtol=0, atol=1e-12)
