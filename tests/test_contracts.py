@@ -1,5 +1,6 @@
 """What has to agree in several places; each message names the file and the line to add."""
 
+import re
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
@@ -9,14 +10,14 @@ import pytest
 import yaml
 
 from labtrail.commands.fetch import known_datasets
-from labtrail.config import load_json
+from labtrail.config import describe, load_json
 from labtrail.console import COMMANDS
 from labtrail.jobs.backends import NAMES, queue_named
 from labtrail.jobs.script import BatchConfig
-from projects.distill.config import ALONE, METHOD_NAMES, DataConfig, DataName
+from projects.distill.config import ALONE, METHOD_NAMES, DataName
 from projects.distill.data import DATA_SETS
 from projects.distill.methods import METHODS
-from projects.pamap2.config import Fusion
+from projects.pamap2.config import Fusion, ModelConfig
 from projects.pamap2.fusions import FUSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +47,6 @@ def test_data_sets_of_distill() -> None:
         'projects/distill/config.py: add "{name}" to DataName',
         'projects/distill/data.py: add to DATA_SETS the line "{name}": DataSet(your_reader, classes, flip=True)',
     )
-    assert DataConfig().name in DATA_SETS
 
 
 def test_fusions_of_pamap2() -> None:
@@ -55,6 +55,29 @@ def test_fusions_of_pamap2() -> None:
         FUSIONS,
         'projects/pamap2/config.py: add "{name}" to Fusion',
         'projects/pamap2/fusions.py: add to FUSIONS the line "{name}": YourClass()',
+    )
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("projects/distill/README.md", METHOD_NAMES),
+        ("projects/distill/README.md", get_args(DataName)),
+        ("projects/pamap2/README.md", get_args(Fusion)),
+    ],
+)
+def test_a_page_names_what_can_be_chosen(page: str, names: tuple[str, ...]) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    agree([name for name in names if f"`{name}`" in text], names, f"{page}: name `{{name}}` and say what it is", "")
+
+
+def test_the_help_names_every_fusion() -> None:
+    (text,) = (text for key, _, text in describe(ModelConfig) if key == "fusion")
+    agree(
+        [name for name in get_args(Fusion) if re.search(rf"\b{name}\b", text)],
+        get_args(Fusion),
+        "projects/pamap2/config.py: name {name} in the line below ModelConfig.fusion, and say what it does",
+        "",
     )
 
 

@@ -101,6 +101,8 @@ Modality = Literal["hand", "chest", "ankle", "heart_rate"]
 HEADS, RANK = 4, 8
 # Options that only some fusions have; every other option is shared.
 _OWN_OPTIONS = {"heads": {"hybrid"}, "rank": {"low_rank"}}
+# Fusions that can leave a modality out; the others need something in its place.
+MASKED_FUSIONS: tuple[Fusion, ...] = ("late", "hybrid", "gated")
 
 
 def _in_order(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -155,9 +157,10 @@ class ModelConfig(lt.Section):
                 )
         if self.fusion == "hybrid" and self.width % (self.heads or HEADS):
             raise ValueError(f"width {self.width} is no multiple of heads {self.heads or HEADS}")
-        if self.missing == "masked_attention" and self.fusion in ("early", "tensor", "low_rank"):
+        if self.missing == "masked_attention" and self.fusion not in MASKED_FUSIONS:
             raise ValueError(
-                f"missing: masked_attention needs late, hybrid or gated; fusion {self.fusion} cannot leave one out"
+                f"missing: masked_attention needs {' or '.join(MASKED_FUSIONS)}; fusion {self.fusion} cannot leave one "
+                "out"
             )
         return self
 
