@@ -50,7 +50,7 @@ test-services: $(VENV)/.dev
 	pytest -n 2 --dist worksteal -m "(cluster or browser) and not slow" tests/cluster tests/browser
 
 prove: $(VENV)/.dev
-	pytest -n 2 --dist worksteal -m "slow and not gpu" 2>&1 | tee prove.log
+	pytest -n 2 --dist worksteal --hypothesis-profile prove -m "(slow or sampled) and not gpu" 2>&1 | tee prove.log
 
 check: $(VENV)/.dev
 	ruff format --check .

@@ -1,24 +1,61 @@
 """Fixtures that many tests share, and the CPU seconds that each test took."""
 
+import gc
 import os
 import resource
+import sqlite3
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import settings
+from mlflow.store.db import utils as mlflow_database
+from sqlalchemy import Engine, create_engine
 
+from tests.sampling import PROVE
 from tests.workspace import REAL_DATA, Workspace, preloaded
 
 # Wall time says nothing on a shared machine; the same examples on every run make a failure repeatable.
 settings.register_profile("labtrail", deadline=None, derandomize=True)
+settings.register_profile(PROVE, settings.get_profile("labtrail"))
 settings.load_profile("labtrail")
 
 _CPU = "cpu_s"
 _SHOWN = 20
 # What a test of the default tier may take; longer ones are marked slow.
 _MOST_CPU_S = 30.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables_are_copied(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """MLflow makes the tables of a SQLite store by all its migrations, in seconds: in this process once.
+
+    Commands in processes of their own make theirs by migrations, but for those in a workspace, which has a store.
+    """
+    migrate, template = mlflow_database._initialize_tables, tmp_path_factory.mktemp("tables") / "mlflow.db"
+
+    def copy(engine: Engine) -> None:
+        if engine.dialect.name != "sqlite":
+            migrate(engine)
+            return
+        if not template.exists():
+            migrate(create_engine(f"sqlite:///{template}"))
+        raw = engine.raw_connection()
+        with closing(sqlite3.connect(template)) as source, closing(raw):
+            assert isinstance(raw.driver_connection, sqlite3.Connection)
+            source.backup(raw.driver_connection)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_database, "_initialize_tables", copy)
+        yield
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: garbage is not looked for in it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

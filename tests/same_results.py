@@ -36,7 +36,7 @@ from projects.pamap2.config import Fusion
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("LABTRAIL_REAL_DATA", ROOT / "../shared/data")).resolve()
 _ZIP = REAL_DATA / "pamap2-subset/pamap2+physical+activity+monitoring.zip"
-# What is measured anew in every run.
+# What is measured again in every run.
 _MEASURED = ("system/", "profile/", "step/", "time/")
 _QUICK_DIGITS = ["--config", "configs/distill/digits.yaml", "--train.epochs", "2"]
 

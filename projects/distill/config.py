@@ -152,7 +152,7 @@ class BundleConfig(DistillConfig):
 
 
 def configs_of(config: BundleConfig) -> list[DistillConfig]:
-    """The config of each student, as of a run by itself."""
+    """The config of each student, like that of a single run."""
     shared = {name: getattr(config, name) for name in DistillConfig.model_fields}
     varied = [
         {"method": student.method, "alpha": student.alpha, "loss": student.loss or config.loss}

@@ -1,7 +1,7 @@
 """The first stage of factor transfer: a paraphraser learns to reconstruct the teacher's features, by itself.
 
 It depends on teacher, images, seed and a few settings, and on nothing of the student; whoever needs it first trains
-it, and students that start meanwhile wait. Trained anew, it would come out the same to the bit.
+it, and students that start meanwhile wait. Trained again, it would come out the same to the bit.
 
 Why: docs/decisions/019-paraphraser-is-cached.md
 """

@@ -5,7 +5,7 @@ Why: docs/decisions/017-read-finished-runs-once.md
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -14,8 +14,11 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 import labtrail as lt
 from labtrail.contract import BEST_WEIGHTS, is_run_id
 from projects.distill.config import ALONE, FIND, DistillConfig
-from projects.distill.data import load_images
+from projects.distill.data import Images, load_images
 from projects.distill.model import ResNet, fused
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Where the student's weights lie in a checkpoint of a run; beside them are the parts of its method.
 PREFIX = "student."
@@ -126,7 +129,7 @@ def _same_data(run_id: str, config: DistillConfig) -> bool:
     return set(load_images(config.data).digests.values()) <= _read_digests(run_id)
 
 
-def _listed(runs: Any) -> str:
+def _listed(runs: "pd.DataFrame") -> str:
     if not len(runs):
         return "; no baseline on these data has finished yet"
     return "; finished ones: " + ", ".join(
@@ -149,10 +152,15 @@ def teacher_source(config: DistillConfig) -> list[lt.DataSource]:
     return [lt.artifact_source(config.teacher, BEST_WEIGHTS, "teacher", "teacher", profile, digest)]
 
 
-def load_teacher(config: DistillConfig, device: torch.device) -> Teacher:
-    """The teacher's best weights, frozen, in the memory format and with the fusing that the config asks for."""
-    teacher_config, images = run_config(config.teacher), load_images(config.data)
-    model = ResNet(teacher_config.model, images.train.images.shape[1], images.classes)
+def load_teacher(config: DistillConfig, images: Images, device: torch.device) -> Teacher:
+    """The teacher's best weights, frozen, in the memory format and with the fusing that the config asks for.
+
+    Args:
+        config: of a student, with the id of its teacher.
+        images: that both see; they say how many channels and classes the teacher has.
+        device: where it is wanted.
+    """
+    model = ResNet(run_config(config.teacher).model, images.train.images.shape[1], images.classes)
     model.load_state_dict(
         student_weights(lt.load_portable(lt.artifact(config.teacher, BEST_WEIGHTS))["model_state_dict"])
     )

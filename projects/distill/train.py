@@ -65,7 +65,7 @@ def train_together(
         return
     images = load_images(shared.data)
     splits = resident_splits(images, accelerator.device)
-    teacher = load_teacher(shared, accelerator.device) if shared.teacher else None
+    teacher = load_teacher(shared, images, accelerator.device) if shared.teacher else None
     students = [Student(config, images, splits, teacher, run) for config, run in zip(configs, runs, strict=True)]
     for epoch in range(min(student.progress.epoch for student in students), shared.train.epochs):
         due = [number for number, student in enumerate(students) if student.progress.epoch == epoch]

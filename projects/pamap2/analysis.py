@@ -12,7 +12,7 @@ from projects.pamap2.config import AnalysisConfig, Pamap2Config
 from projects.pamap2.evidence import Evidence, collect
 from projects.pamap2.judged import judged_sources, open_run
 
-# What tells settings apart even where all runs agree on it, and what is no part of a setting.
+# What tells settings apart even where all runs agree on it, and what is not a part of a setting.
 _NAMED = ("cfg.model.fusion", "cfg.model.missing")
 _APART = ("cfg.seed", "cfg.split.protocol", "cfg.data.folder")
 

@@ -156,7 +156,7 @@ class ModelConfig(lt.Section):
                     f"{name} belongs to {', '.join(sorted(fusions))}; fusion {self.fusion} has no such option"
                 )
         if self.fusion == "hybrid" and self.width % (self.heads or HEADS):
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads or HEADS}")
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads or HEADS}")
         if self.missing == "masked_attention" and self.fusion not in MASKED_FUSIONS:
             raise ValueError(
                 f"missing: masked_attention needs {' or '.join(MASKED_FUSIONS)}; fusion {self.fusion} cannot leave one "

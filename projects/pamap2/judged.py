@@ -23,7 +23,7 @@ class Judged(NamedTuple):
 
     Attributes:
         run_id, config: of the run.
-        dataset, classes, folds: made anew from its config; the data are proven to be those of the run.
+        dataset, classes, folds: made again from its config; the data are proven to be those of the run.
     """
 
     run_id: str

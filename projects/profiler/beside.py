@@ -1,6 +1,6 @@
 """labtrail's plans and torch's activation memory budgets on the same ground: both passes of a step, by a roofline."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch.optim import SGD, Optimizer
 from tqdm import tqdm
 
 import labtrail as lt
+from labtrail.running.remat import Loss
 from labtrail.stepgraph.inplace import in_place
 from labtrail.stepgraph.liveness import liveness
 from labtrail.stepgraph.plan import InfeasibleError, Planner
@@ -56,7 +57,7 @@ def ground_of(example: lt.Example, machine: Machine) -> Ground:
     return Ground(traced, roofline(traced, machine), liveness(original.graph).peak)
 
 
-def gradients_of(loss: Any) -> Any:
+def gradients_of(loss: Loss) -> Callable[[nn.Module, Optimizer, Any], Tensor]:
     """The step that only computes gradients."""
 
     def run(model: nn.Module, optimizer: Optimizer, batch: Any) -> Tensor:

@@ -198,7 +198,7 @@ def _copy(source: fx.Graph, target: fx.Graph, made: dict[fx.Node, fx.Node]) -> N
 
 
 def _assembled(graph: fx.Graph, owner: fx.GraphModule) -> Assembled:
-    """Nodes, storages and calls of a graph whose values are made up anew, so that copies have storages of their own."""
+    """Nodes, storages and calls of a graph with values of its own, so that copies have storages of their own."""
     inputs = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
     module = fx.GraphModule(owner, graph)
     mode = mode_of(next(input_value for input_value in inputs if isinstance(input_value, Tensor)))

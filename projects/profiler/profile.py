@@ -199,7 +199,7 @@ class Profile:
 
         Columns: name, phase (of its creation), memory_bytes; inactive_time_s between its last use in the forward pass
         and its first in the backward pass; swap_time_s out and back; recomp_time_s and recomp_memory_bytes of
-        computing it anew from inputs and other activations, recompute_ratio (bytes per second of that); the ranks of
+        computing it again from inputs and other activations, recompute_ratio (bytes per second of that); the ranks of
         creation and uses; whether recomputing draws random numbers.
         """
         passed = np.concatenate([[0.0], np.cumsum(self.run_times)])

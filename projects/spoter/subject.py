@@ -74,7 +74,7 @@ def weights_name(epoch: int) -> str:
 
 
 def network(subject: Subject, epoch: int, classes: int) -> Spoter:
-    """The network after an epoch, in evaluation mode; epoch 0 is drawn anew from the run's seed.
+    """The network after an epoch, in evaluation mode; epoch 0 is drawn again from the run's seed.
 
     Raises:
         DataError: the checkpoint has another number of classes than the data.

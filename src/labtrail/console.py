@@ -31,7 +31,7 @@ COMMANDS = {
         "init": "create or migrate the store",
         "server": "a tracking server for jobs on other nodes",
         "sync": "bring runs from another store",
-        "relocate": "mend artifact addresses after the folder moved",
+        "relocate": "fix artifact addresses after the folder moved",
     },
 }
 

@@ -1,4 +1,4 @@
-"""Errors that a user can mend; the command line prints them without a traceback.
+"""Errors that a user can fix; the command line prints them without a traceback.
 
 LabtrailError
 ├── ConfigError    a config file, a key or a value; nothing has been started (exit status 2)

@@ -6,13 +6,16 @@ Times are CPU-seconds of one thread (wall seconds where a row says so), medians 
 
 import argparse
 import platform
+import subprocess
+import sys
 
 import torch
 
-from tests.benchmark import attention, cluster, distill, pamap2, profiler, query, remat, spoter, tracking
+from tests.benchmark import attention, cluster, commands, distill, pamap2, profiler, query, remat, spoter, tracking
 from tests.benchmark.timing import Row
 
 SUITES = {
+    "commands": commands.rows,
     "spoter": spoter.rows,
     "attention": attention.rows,
     "pamap2": pamap2.rows,
@@ -37,12 +40,15 @@ def main() -> None:
     known = SUITES | LONG
     if unknown := set(chosen) - set(known):
         parser.error(f"unknown suite {', '.join(sorted(unknown))}; valid: {', '.join(known)}")
+    if len(chosen) > 1:
+        # What one suite has allocated and loaded is not to meet the next.
+        failed = [name for name in chosen if subprocess.run([sys.executable, "-m", "tests.benchmark", name]).returncode]
+        sys.exit(f"error: {', '.join(failed)} ended badly" if failed else 0)
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {platform.machine()}, 1 thread; synthetic data, random weights\n")
     print(Row.HEADER)
-    for name in chosen:
-        for row in known[name]():
-            print(row, flush=True)
+    for row in known[chosen[0]]():
+        print(row, flush=True)
 
 
 main()

@@ -131,7 +131,7 @@ def _students(alphas: tuple[float, ...], precision: str, options: bool) -> Calla
         optimizer = torch.optim.SGD(learner.parameters(), lr=0.01, momentum=0.9)
         updater = Updater(learner, optimizer, distillation_loss, accelerator)
         steps.append(EpochTrainer(config, learner, updater, 0, SkippedSteps("logit", 50)))
-        # The first step also compares gradients, once an epoch: it is no part of the rate.
+        # The first step also compares gradients, once an epoch: it is not a part of the rate.
         steps[-1].train_batch(
             torch.randn(2, 3, 32, 32), torch.arange(2), teacher_forward(teacher, torch.randn(2, 3, 32, 32), accelerator)
         )

@@ -205,6 +205,7 @@ def test_a_typo_costs_less_than_importing_torch() -> None:
     assert all(seconds[name] < seconds["import torch"] / 2 for name in seconds if name != "import torch")
 
 
+@pytest.mark.slow
 def test_a_forked_command_ends_as_a_fresh_one() -> None:
     lines = run_script_in_checkout("house/zygote.py")
     statuses = [line.split()[:2] for line in lines if line.startswith(("fresh", "forked"))]

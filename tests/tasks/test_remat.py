@@ -45,7 +45,7 @@ def test_a_plan_its_frontier_and_torchs(workspace: Workspace) -> None:
     assert (own["peak_bytes"] <= own["target_bytes"]).all()
     assert own["extra_time_s"].is_monotonic_increasing
     assert set(pd.read_csv(folder / "frontier_mu_two.csv")["solver"]) == {"mu-two"}
-    # Dropout is on: where torch saves much it draws anew, and its gradients are wrong.
+    # Dropout is on: where torch saves much it draws again, and its gradients are wrong.
     assert torchs["draws_again"].any()
     names = ("peak_bytes", "extra_time_fraction", "peak_bytes_measured", "baseline_peak_bytes")
     found = workspace.query("profiler-remat").history([f"remat/{name}" for name in names])

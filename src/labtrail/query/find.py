@@ -201,7 +201,7 @@ def run_config(run_id: str, cls: type[ConfigT]) -> ConfigT:
 
     Raises:
         QueryError: the run keeps no config.
-        ConfigError: it is no config of this class.
+        ConfigError: it is not a config of this class.
     """
     return load_config(cls, artifact(run_id, contract.CONFIG_FILE))
 

@@ -61,13 +61,13 @@ def archive(campaign: str, root: Path, export: Path | None = None) -> Archived:
 
     Raises:
         QueryError: there is no such campaign.
-        LabtrailError: some of its runs have not ended, its name is no name of a folder, or something is in the way;
+        LabtrailError: some of its runs have not ended, its name is not a name of a folder, or something is in the way;
             nothing has been written.
     """
     runs = _runs_of(campaign)
     folder = root / campaign
     if campaign in (".", "..") or Path(campaign).name != campaign:
-        raise LabtrailError(f"campaign {campaign!r}: is no name of a folder, so it cannot be archived")
+        raise LabtrailError(f"campaign {campaign!r}: is not a name of a folder, so it cannot be archived")
     if opened := [run for run in runs if run.end in contract.OPEN]:
         raise LabtrailError(
             f"campaign {campaign}: {len(opened)} runs have not ended, the first is {opened[0].name} "
@@ -200,7 +200,7 @@ def restore(path: Path) -> Counts:
     """Brings an exported round into the current store; runs that are there already are not brought again.
 
     Raises:
-        LabtrailError: it is no export, it is damaged, or of a later version; nothing has been written.
+        LabtrailError: it is not an export, it is damaged, or of a later version; nothing has been written.
     """
     with _opened(path) as folder, tempfile.TemporaryDirectory() as scratch, locks.locked("sync"):
         before = _checked(path, folder)
@@ -240,7 +240,7 @@ def _opened(path: Path) -> Generator[Path]:
             raise LabtrailError(f"{path}: cannot be unpacked: {error}") from error
         folders = [path for path in Path(scratch).iterdir() if path.is_dir()]
         if len(folders) != 1:
-            raise LabtrailError(f"{path}: is no export of a round; 'labtrail archive --export' writes one")
+            raise LabtrailError(f"{path}: is not an export of a round; 'labtrail archive --export' writes one")
         yield folders[0]
 
 
@@ -250,7 +250,7 @@ def _checked(path: Path, folder: Path) -> Path:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         version, before, digests = manifest["format"], Path(manifest["folder"]), dict(manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LabtrailError(f"{path}: is no export of a round; 'labtrail archive --export' writes one") from error
+        raise LabtrailError(f"{path}: is not an export of a round; 'labtrail archive --export' writes one") from error
     if version != _FORMAT:
         raise LabtrailError(f"{path}: its format is {version}, this version reads {_FORMAT}; use a newer labtrail")
     names = {str(file.relative_to(folder)) for file in _files(folder)} - {_MANIFEST}

@@ -72,7 +72,7 @@ def _sections(runs: pd.DataFrame, metrics: Sequence[str], since: datetime, commi
         Section("Best so far", table=_best(runs, metrics, since)),
         Section("What did not finish", table=_failures(ended)),
         Section("New figures", table=_figures(ended)),
-        Section("Changes to the code", commits or ["None, or this is no git checkout."]),
+        Section("Changes to the code", commits or ["None, or this is not a git checkout."]),
     ]
     return [section for section in made if section.words or (section.table and section.table.rows)]
 
@@ -112,7 +112,7 @@ def _best(runs: pd.DataFrame, metrics: Sequence[str], since: datetime) -> Table:
         known = [name for name in metrics if part[name].notna().any()]
         score = scores.score_from_tags(part.get(contract.SCORE, ()))
         names = scores.headline(known, score)
-        # What is no result of a test or score can neither grow better nor worse.
+        # What is not a result of a test or score can neither grow better nor worse.
         if not names or not names[0].startswith(("test/", f"{contract.BEST_PREFIX}/")):
             continue
         metric = scores.direction_of(names[0], score)

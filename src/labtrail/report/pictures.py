@@ -164,7 +164,7 @@ def _line(axis: Axes, group: pd.DataFrame, place: int, name: str) -> None:
 
 
 def _numbers(values: pd.Series) -> pd.Series | None:
-    """The values of a swept quantity; None if one of them is no number, or they are switches."""
+    """The values of a swept quantity; None if one of them is not a number, or they are switches."""
     numbers = pd.to_numeric(values, errors="coerce")
     return None if (numbers.isna() & values.notna()).any() else numbers
 
@@ -216,7 +216,7 @@ def heat(data: ReportData) -> Picture | None:
     table = data.runs.pivot_table(
         index=f"{CONFIG_PREFIX}{rows}", columns=f"{CONFIG_PREFIX}{columns}", values=data.ranking.metric, aggfunc="mean"
     )
-    # A sweep along one line is no table.
+    # A sweep along one line is not a table.
     if table.notna().sum().sum() <= max(table.shape):
         return None
     table = table.loc[_sorted(table.index), _sorted(table.columns)]

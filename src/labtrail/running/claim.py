@@ -47,7 +47,7 @@ def claim(
         client: of the store.
         identity: of the work.
         experiment_id: where a new run goes.
-        again: whether to run anew although the work may be done.
+        again: whether to run again although the work may be done.
         given: id of a run that was created for this work by ``mlflow run``.
 
     Raises:
@@ -112,7 +112,7 @@ def _claim_existing(run: MlflowRun) -> Claim:
     if _is_elsewhere(run):
         raise ClaimError(
             f"run {run.info.run_id} is doing this work from another folder or machine "
-            f"({run.data.tags.get(contract.HOST)}); if it is dead, continue it there or start anew with --again"
+            f"({run.data.tags.get(contract.HOST)}); if it is dead, continue it there or start again with --again"
         )
     lock = _try_lock(run.info.run_id)
     return Claim("busy" if lock is None else "mine", run.info.run_id, lock)

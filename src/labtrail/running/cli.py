@@ -126,7 +126,7 @@ def task_command(task: Task[Any], module: str, word: str = "", others: Sequence[
 
 
 def command_line(command: click.Command, arguments: Sequence[str] | None = None) -> None:
-    """Runs a click command as this process; errors that a user can mend become lines, not tracebacks."""
+    """Runs a click command as this process; errors that a user can fix become lines, not tracebacks."""
     _start()
     stop_by_exception()
     end_with_parent()
@@ -144,7 +144,7 @@ def _start() -> None:
 
 
 def _guarded(command: click.Command, arguments: Sequence[str] | None) -> int:
-    """Runs a click command; errors that a user can mend become lines on standard error."""
+    """Runs a click command; errors that a user can fix become lines on standard error."""
     try:
         status = command.main(args=arguments, standalone_mode=False) or contract.DONE
     except click.ClickException as error:

@@ -21,7 +21,7 @@ def task_modules() -> Sequence[str]:
     """Modules of the lab that hold tasks, as its pyproject.toml lists them; empty outside a lab.
 
     Raises:
-        ConfigError: the list is no list of module names.
+        ConfigError: the list is not a list of module names.
     """
     folder = lab_folder()
     if folder is None:

@@ -80,7 +80,7 @@ def mark_killed(run_id: str, reason: str) -> None:
 
 
 def describe_given(text: str) -> None:
-    """Puts a paragraph on the run that ``mlflow run`` has created for a command that is no task."""
+    """Puts a paragraph on the run that ``mlflow run`` has created for a command that is not a task."""
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id:
         connection.current_store().set_tag(run_id, contract.NOTE, text)

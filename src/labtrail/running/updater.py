@@ -79,7 +79,7 @@ class Updater:
 
         Raises:
             InfeasibleError, TraceError: as ``LeanBackward``.
-            ValueError: a figure is no scalar; under a plan a TraceError, also where its name is new.
+            ValueError: a figure is not a scalar; under a plan a TraceError, also where its name is new.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = rate

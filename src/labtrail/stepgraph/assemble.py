@@ -1,6 +1,7 @@
 """From the FX graph of a traced step to integers, and to calls that can be run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -92,7 +93,9 @@ def assemble(traced: compat.Calls, roles: Sequence[Role]) -> Assembled:
     kept = tuple(parts.ids[node] for node in outputs)
     roles = [*roles, *[Role.OTHER] * len(lifted)]
     storage_roles = _storage_roles(order, parts, phases, roles, kept[1:])
-    nodes = tuple(_node(node, phase, parts, storage_roles) for node, phase in zip(order, phases, strict=True))
+    nodes = _after_changes(
+        [_node(node, phase, parts, storage_roles) for node, phase in zip(order, phases, strict=True)]
+    )
     storages = tuple(
         Storage(index, size, creator, role)
         for index, (size, creator, role) in enumerate(zip(parts.sizes, parts.creators, storage_roles, strict=True))
@@ -177,6 +180,30 @@ def _node(node: fx.Node, phase: Phase, parts: _Parts, roles: Sequence[Role]) -> 
         module=note.module,
         source=note.source,
     )
+
+
+def _after_changes(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Whoever takes a value that was changed in place through another view also takes the result of that change.
+
+    Without it, ``y[:4].mul_(2)`` would lead to nobody, and ``y`` be computed again without it.
+    """
+    # Storage -> the node that changed it last; node -> the change that the value it hands on has seen, by storage.
+    changed: dict[int, int] = {}
+    seen: list[dict[int, int]] = []
+    after = []
+    for node in nodes:
+        unseen = {
+            changed[storage]
+            for input_ in node.inputs
+            for storage in nodes[input_].storages
+            if changed.get(storage, -1) > seen[input_].get(storage, -1)
+        }
+        after.append(replace(node, inputs=(*node.inputs, *sorted(unseen - set(node.inputs)))))
+        # An operator that changes an argument and returns nothing has no value to take: see ``recomputable``.
+        if node.phase is Phase.FORWARD and not node.batch_norm and node.storages:
+            changed |= dict.fromkeys(node.writes, node.id)
+        seen.append({storage: changed[storage] for storage in node.storages if storage in changed})
+    return tuple(after)
 
 
 def _writes(node: fx.Node, operator: torch._ops.OpOverload, parts: _Parts) -> tuple[int, ...]:

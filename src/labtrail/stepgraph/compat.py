@@ -114,7 +114,7 @@ def structure(value: Any) -> str:
 
 
 def non_tensors(value: Any) -> list[Any]:
-    """What is no tensor in a nested value, in the same order."""
+    """What is not a tensor in a nested value, in the same order."""
     return [leaf for leaf in tree_leaves(value) if not isinstance(leaf, Tensor)]
 
 

@@ -31,7 +31,7 @@ def _decisions(traced: TracedStep, dropped: Collection[int]) -> Iterator[tuple[s
 
 
 class _Policy:
-    """Tells for the n-th call of an operator whether its result is kept; the repetition counts anew."""
+    """Tells for the n-th call of an operator whether its result is kept; the repetition counts again."""
 
     def __init__(self, kept: Collection[tuple[str, int]]) -> None:
         self._kept = kept

@@ -150,12 +150,12 @@ def refuse_repeated_randomness(frame: FrameType | None) -> None:
     """
     Raises:
         TraceError: a forward pass is repeated within the backward pass; eagerly its dropout is that of the first time,
-            in a graph it would be drawn anew.
+            in a graph it would be drawn again.
     """
     while frame is not None:
         if frame.f_code.co_filename.endswith("/torch/utils/checkpoint.py"):
             raise TraceError(
-                "torch.utils.checkpoint repeats a forward pass with random numbers, which a graph would draw anew; "
+                "torch.utils.checkpoint repeats a forward pass with random numbers, which a graph would draw again; "
                 "trace the step without checkpointing"
             )
         frame = frame.f_back

@@ -10,7 +10,7 @@ from labtrail.stepgraph.step import TraceError, TrainingStep
 
 
 class Numbers(NamedTuple):
-    """What a step knows that is no tensor.
+    """What a step knows that is not a tensor.
 
     Attributes:
         settings: of each parameter group of the optimizer: learning rate and the like.

@@ -137,7 +137,7 @@ class _Lives:
         return {self._merged[storage] for storage in self._graph.nodes[index].storages}
 
     def _is_stage(self, index: int, place: Storage) -> bool:
-        """Whether a value in a storage is there before it is finished, and is no view that somebody may keep."""
+        """Whether a value in a storage is there before it is finished, and is not a view that somebody may keep."""
         node = self._graph.nodes[index]
         created = {self._merged[storage] for storage in node.storages if self._graph.storages[storage].creator == index}
         return place.id in created or node.op == PART or place.id in {self._merged[write] for write in node.writes}

@@ -41,7 +41,8 @@ class Node:
         op: ``aten.mm.default``, or ``placeholder``.
         phase: of the step.
         role: of the first storage of its value.
-        inputs: ids of the nodes whose values it takes, without repetition.
+        inputs: ids of the nodes whose values it takes, without repetition, and of those that changed one of these in
+            place through another view.
         storages: ids of the storages that its value lies in.
         writes: ids of the storages that it changes.
         random: it draws random numbers.

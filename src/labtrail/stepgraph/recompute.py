@@ -1,8 +1,8 @@
 """What it would take to compute an activation again instead of keeping it (mu-TWO, MLSys 2023).
 
 Available for that are the step's inputs and all other activations, unless they were changed in place after they were
-read; everything between is computed anew. Random operators are counted like others: to repeat them, their generator has
-to be replayed.
+read; everything between is computed again. Random operators are counted like others: to repeat them, their generator
+has to be replayed.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """A step that keeps less: chosen activations are dropped in the forward pass and computed again in the backward pass.
 
 What is computed again is the same to the bit: random numbers are drawn from a remembered state of their generator, what
-is changed in place is made anew in a place of its own, and batch norms do not update their running statistics twice.
+is changed in place is made again in a place of its own, and batch norms do not update their running statistics twice.
 
 Why: docs/decisions/027-simulator-and-rewrite.md
 """
@@ -68,7 +68,11 @@ class _Changes:
                 if node.phase is Phase.FORWARD and makers and node.id < makers[-1] and node.id not in makers:
                     read_early.add(storage)
         outside = {storage.id for storage in graph.storages if graph.nodes[storage.creator].is_placeholder}
-        self._closed = set(self.writers) - read_early - outside
+        # What an operator without a result has changed cannot be followed.
+        silent = {
+            storage for storage, makers in self.writers.items() if not all(graph.nodes[m].storages for m in makers)
+        }
+        self._closed = set(self.writers) - read_early - outside - silent
 
     def can_repeat(self, node: Node) -> bool:
         """Whether a node gives the same again, and harms nobody."""
@@ -132,8 +136,8 @@ class Rewritten(NamedTuple):
 def rewrite(traced: TracedStep, dropped: Collection[int]) -> Rewritten:
     """The same step without some activations between forward and backward pass.
 
-    A dropped value is computed anew just before the first node of the backward pass that takes it, with whatever of its
-    sources is no longer there, and kept until the last.
+    A dropped value is computed again just before the first node of the backward pass that takes it, with those of its
+    sources that are no longer there, and kept until the last.
 
     Args:
         traced: the step.
@@ -194,7 +198,7 @@ class _Writer:
         return {index for index in self._second if self._traced.graph.nodes[index].random}
 
     def emit(self, node: Node) -> None:
-        """Copies a node; in the backward pass it takes anew what was dropped."""
+        """Copies a node; in the backward pass it takes again what was dropped."""
         late = node.phase is not Phase.FORWARD
         missing = [input_ for input_ in node.inputs if late and self._is_missing(input_)]
         self._compute_again(missing)

@@ -39,7 +39,7 @@ def roofline(traced: TracedStep, machine: Machine) -> np.ndarray:
 
 
 def seconds_of(graph: StepGraph, calls: Sequence[Call], fakes: Sequence[Any], machine: Machine) -> np.ndarray:
-    """Seconds of each node, float64 (nodes,); 0 for views and for what is no operator.
+    """Seconds of each node, float64 (nodes,); 0 for views and for what is not an operator.
 
     Every tensor that an operator takes or makes moves once; all of its arithmetic is done at full speed.
 

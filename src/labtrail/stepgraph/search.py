@@ -24,7 +24,7 @@ def descend(simulator: Simulator, candidates: Sequence[int], target_bytes: float
 
 
 def _descend_once(simulator: Simulator, candidates: Sequence[int], target_bytes: float) -> bool:
-    """Decides until no candidate helps; a ratio is only measured anew when it would come first."""
+    """Decides until no candidate helps; a ratio is only measured again when it would come first."""
     left, seconds = _excess(simulator, target_bytes), simulator.extra_time_s
     decided, measured = 0, dict.fromkeys(candidates, -1)
     queue = [(-np.inf, candidate) for candidate in candidates]

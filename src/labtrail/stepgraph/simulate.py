@@ -136,7 +136,7 @@ class Simulator:
         return self.flow.temporary[node] or self._missing[node] > 0
 
     def _place(self, changed: Iterable[int], slots: set[int]) -> list[int]:
-        """Finds anew when each node is repeated, consumers before sources; those that moved."""
+        """Finds again when each node is repeated, consumers before sources; those that moved."""
         waiting = [-part for storage in changed for part in self._together(storage)]
         heapq.heapify(waiting)
         moved, last = [], -1
@@ -187,7 +187,7 @@ class Simulator:
         return first
 
     def _run_or_not(self, changed: Iterable[int], dirty: set[int]) -> None:
-        """Finds anew which nodes of the forward pass somebody still needs."""
+        """Finds again which nodes of the forward pass somebody still needs."""
         waiting = [-storage for storage in set(changed) if self.flow.forward[storage] and not self.flow.stays[storage]]
         heapq.heapify(waiting)
         while waiting:
@@ -212,7 +212,7 @@ class Simulator:
         return not self._gone(node) and any(self._slot[repeater] != _NEVER for repeater in self.flow.repeaters[node])
 
     def _renew(self, storage: int, slots: set[int]) -> None:
-        """Finds anew how long a storage and its second making are held."""
+        """Finds again how long a storage and its second making are held."""
         self._replace(2 * storage, self._own_life(storage), slots)
         self._replace(2 * storage + 1, self._second_life(storage), slots)
 

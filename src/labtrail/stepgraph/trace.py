@@ -128,9 +128,9 @@ def _check_constants(constants: Mapping[str, Any]) -> None:
     for value in constants.values():
         if isinstance(value, Tensor) and compat.is_fake(value):
             raise TraceError(
-                f"a tensor {tuple(value.shape)} takes part that is no parameter, no buffer, no state of the optimizer "
-                "and not in the batch (an attribute of a module? a batch of a class of its own?); register it as a "
-                "buffer, or hand the batch over as a dict or tuple of tensors"
+                f"a tensor {tuple(value.shape)} takes part that is neither parameter nor buffer nor state of the "
+                "optimizer, nor in the batch (an attribute of a module? a batch of a class of its own?); register it "
+                "as a buffer, or hand the batch over as a dict or tuple of tensors"
             )
 
 

@@ -40,7 +40,7 @@ def workspaces(traced: TracedStep) -> np.ndarray:
 
 
 def _computes(node: Node, traced: TracedStep) -> bool:
-    """Whether it is an operator of forward or backward pass that is no view."""
+    """Whether it is an operator of forward or backward pass that is not a view."""
     if node.phase is Phase.OPTIMIZER or not isinstance(traced.calls[node.id].target, torch._ops.OpOverload):
         return False
     # On a GPU fused attention hands seeds to its backward pass that cannot be made up.

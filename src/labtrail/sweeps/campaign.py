@@ -1,4 +1,4 @@
-"""Campaign: a written grid of cells; runs what is missing, those that others build on first, none of them twice.
+"""Campaign: a written grid of cells; runs what is missing, those that others build on first, each once.
 
 Why: docs/decisions/012-a-campaign-is-a-task.md
      docs/decisions/036-cells-of-two-rounds.md
@@ -70,7 +70,7 @@ class CampaignConfig(Config):
         for group in self.groups:
             wrong = sorted(set(group.reads.values()) - set(known))
             if wrong:
-                raise ValueError(f"group {group.name} reads {wrong[0]}, which is no earlier group ({known})")
+                raise ValueError(f"group {group.name} reads {wrong[0]}, which is not an earlier group ({known})")
             if group.name in known:
                 raise ValueError(f"group {group.name} is there twice")
             known.append(group.name)

@@ -59,7 +59,7 @@ def unfinished_state(
     if run["status"] != "KILLED" and text_of_tag(run, contract.PLACE) not in ("", locks.place()):
         return "running", f"from another folder or machine ({text_of_tag(run, contract.HOST)})"
     if not text_of_tag(run, contract.JOB_ID) and is_held(str(run["run_id"])):
-        return "running", "by a process that is no job"
+        return "running", "by a process that is not a job"
     submissions, since = submissions_of(run)
     if submissions - since >= attempts and not retry:
         reason = text_of_tag(run, contract.STATUS_REASON)

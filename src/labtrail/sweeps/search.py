@@ -21,7 +21,7 @@ from labtrail.record import DataSource, Record
 from labtrail.running.run import Run
 from labtrail.running.task import Task
 from labtrail.store import lab
-from labtrail.sweeps.study import StudyConfig, ended_trials, open_study, outcome_files, wants_more
+from labtrail.sweeps.study import Study, StudyConfig, ended_trials, open_study, outcome_files, wants_more
 
 _log = logging.getLogger("labtrail")
 
@@ -147,7 +147,7 @@ class _Team:
         self.start()
 
 
-def _metrics(study: Any, done: int) -> dict[str, float]:
+def _metrics(study: Study, done: int) -> dict[str, float]:
     metrics = {"study/trials": float(done)}
     if any(trial.value is not None and trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False)):
         metrics["study/best"] = float(study.best_value)

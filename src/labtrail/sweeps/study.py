@@ -17,6 +17,7 @@ import numpy as np
 import optuna
 import pandas as pd
 from filelock import FileLock, Timeout
+from optuna import Study
 from optuna.distributions import (
     BaseDistribution,
     CategoricalChoiceType,
@@ -119,7 +120,7 @@ class StudyConfig(Config):
         return f"{self.name}-{fingerprint(identity, sha256_of(self.config))}"
 
 
-def open_study(config: StudyConfig, worker: int = 0) -> optuna.Study:
+def open_study(config: StudyConfig, worker: int = 0) -> Study:
     """Creates the study, or opens it where it was left."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
@@ -134,7 +135,7 @@ def open_study(config: StudyConfig, worker: int = 0) -> optuna.Study:
         direction=config.direction,
         load_if_exists=True,
     )
-    # A worker that begins anew must not ask again for what it has asked before.
+    # A worker that starts again must not ask again for what it has asked before.
     seed = (config.seed * 1009 + worker) * 100_003 + len(study.get_trials(deepcopy=False))
     study.sampler = samplers[config.sampler](seed=seed % 2**32)
     return study
@@ -159,7 +160,7 @@ def work(config: StudyConfig, task: Task[Any], parent: str, worker: int) -> int:
         The number of trials that this worker ended.
 
     Raises:
-        LabtrailError: what no other values would mend: a base config, data or teacher that is not there.
+        LabtrailError: what no other values would fix: a base config, data or teacher that is not there.
         Interrupted: this worker was asked to end; its trial is run again by whoever comes next.
     """
     study, count = open_study(config, worker), 0

@@ -51,7 +51,7 @@ def use_small(monkeypatch: Any, folder: Path) -> None:
     monkeypatch.chdir(folder)
     for module in (train, paraphraser, teacher):
         monkeypatch.setattr(module, "load_images", lambda _config: small_images())
-    monkeypatch.setattr(train, "load_teacher", lambda _config, _device: small_teacher())
+    monkeypatch.setattr(train, "load_teacher", lambda _config, _images, _device: small_teacher())
 
 
 def run_together(configs: list[DistillConfig], folder: Path, records: int | None = None) -> list[tuple[int, Record]]:

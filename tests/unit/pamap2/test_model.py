@@ -84,7 +84,7 @@ def test_folds_of_modalities_change_nothing(fusion: str) -> None:
     [
         ({"fusion": "late", "heads": 4}, "heads belongs to hybrid; fusion late has no such option"),
         ({"fusion": "hybrid", "rank": 4}, "rank belongs to low_rank"),
-        ({"fusion": "hybrid", "width": 10}, "width 10 is no multiple of heads 4"),
+        ({"fusion": "hybrid", "width": 10}, "width 10 is not a multiple of heads 4"),
         ({"fusion": "tensor", "missing": "masked_attention"}, "masked_attention needs late or hybrid or gated"),
     ],
 )

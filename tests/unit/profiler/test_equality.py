@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer, RMSprop
@@ -12,6 +12,7 @@ from labtrail.stepgraph.program import Program
 from labtrail.stepgraph.step import TrainingStep
 from labtrail.stepgraph.trace import trace
 from projects.profiler.families import names
+from tests.sampling import examples
 from tests.unit.profiler.steps import MINIATURES, MakeOptimizer, RandomModel, miniature, random_step, step_of, twin
 
 STEPS = 5
@@ -113,7 +114,8 @@ def test_autocast_and_clipping(precision: torch.dtype) -> None:
     assert_same_steps(TrainingStep(plain.model, plain.optimizer, plain.batch, run))
 
 
-@settings(max_examples=40)
+@pytest.mark.sampled
+@examples(10)
 @given(st.lists(st.integers(0, RandomModel.KINDS - 1), min_size=1, max_size=10))
 def test_random_models(choices: list[int]) -> None:
     assert_same_steps(random_step(choices))

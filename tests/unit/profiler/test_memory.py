@@ -7,7 +7,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -27,6 +27,7 @@ from labtrail.stepgraph.trace import TracedStep, trace
 from labtrail.stepgraph.workspace import workspaces
 from projects.profiler.clock import CpuClock
 from projects.profiler.swap import Files, Swapper, swappable
+from tests.sampling import examples
 from tests.unit.profiler.steps import MINIATURES, RandomModel, miniature, random_step, step_of
 from tests.workspace import REPOSITORY
 
@@ -54,7 +55,8 @@ def test_static_equals_the_accountant_at_every_node(name: str) -> None:
     assert_accounted(miniature(name))
 
 
-@settings(max_examples=40)
+@pytest.mark.sampled
+@examples(10)
 @given(st.lists(st.integers(0, RandomModel.KINDS - 1), min_size=1, max_size=10), st.integers(2, 9))
 def test_static_equals_the_accountant_on_random_models(choices: list[int], batch: int) -> None:
     assert_accounted(random_step(choices, batch))
@@ -181,6 +183,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_bert_large_is_traced_without_its_memory() -> None:
     # Its weights and optimizer state alone are 4 GiB.
     variables = {"PYTHONPATH": "src:.", "OMP_NUM_THREADS": "1"}

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -18,6 +18,7 @@ from labtrail.stepgraph.rewrite import recomputable, rewrite
 from labtrail.stepgraph.step import TrainingStep
 from labtrail.stepgraph.trace import TracedStep, trace
 from labtrail.stepgraph.workspace import workspaces
+from tests.sampling import examples
 from tests.unit.profiler.steps import MINIATURES, RandomModel, miniature, random_step, step_of, twin
 from tests.unit.profiler.test_equality import STEPS, generators
 
@@ -59,7 +60,10 @@ def test_family(name: str, share: float) -> None:
     assert_same_steps(miniature(name), share)
 
 
-@settings(max_examples=40)
+@pytest.mark.sampled
+@examples(10)
+# A slice of a result is changed in place, and the whole is read: the change leads to nobody but by its storage.
+@example(choices=[8], share=1.0, seed=0)
 @given(st.lists(st.integers(0, RandomModel.KINDS - 1), min_size=1, max_size=10), st.floats(0, 1), st.integers(0, 1000))
 def test_random_plans_on_random_models(choices: list[int], share: float, seed: int) -> None:
     assert_same_steps(random_step(choices), share, seed)
@@ -107,7 +111,7 @@ def test_dropout_is_repeated_from_the_remembered_state() -> None:
     draws = [node for node in smaller.graph.nodes if node.op == "aten.bernoulli_.float"]
     assert ops == [("remember", Phase.FORWARD)]
     assert [node.phase for node in draws] == [Phase.FORWARD, Phase.BACKWARD]
-    # The second draw is no draw for whoever counts them.
+    # The second draw is not a draw for whoever counts them.
     assert [node.random for node in draws] == [True, False]
 
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from labtrail.stepgraph import rewrite as rewriting
@@ -16,6 +16,7 @@ from labtrail.stepgraph.program import Program
 from labtrail.stepgraph.rewrite import recomputable, rewrite
 from labtrail.stepgraph.simulate import Costs, Simulator
 from labtrail.stepgraph.trace import TracedStep, trace
+from tests.sampling import examples
 from tests.unit.profiler.steps import MINIATURES, RandomModel, miniature, random_step
 from tests.unit.profiler.test_rewrite import assert_same_steps
 
@@ -57,7 +58,8 @@ def test_family(name: str) -> None:
     assert_exact(in_place(trace(miniature(name))), 0, 5)
 
 
-@settings(max_examples=60)
+@pytest.mark.sampled
+@examples(15)
 @given(st.lists(st.integers(0, RandomModel.KINDS - 1), min_size=1, max_size=10), st.integers(0, 1000), st.booleans())
 def test_random_plans_on_random_models(choices: list[int], seed: int, over: bool) -> None:
     traced = trace(random_step(choices))

@@ -81,7 +81,7 @@ def assert_alike(client: MlflowClient, selection: Selection) -> None:
     database = open_database(client.tracking_uri)
     assert database is not None
     fast, plain = database.runs(selection), read_runs(client, selection)
-    # NaN is no value that equals itself: the frames below compare it.
+    # NaN is not a value that equals itself: the frames below compare it.
     assert [run._replace(metrics={}) for run in fast] == [run._replace(metrics={}) for run in plain]
     pd.testing.assert_frame_equal(frame_of(fast), frame_of(plain))
     names = sorted({name for run in plain for name in run.metrics})

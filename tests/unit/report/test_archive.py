@@ -140,7 +140,7 @@ def test_a_damaged_or_foreign_copy_is_refused(home: list[str], tmp_path: Path, m
     with pytest.raises(LabtrailError, match="its format is 99, this version reads 1"):
         restore(copy)
     (copy / "manifest.json").write_text("{")
-    with pytest.raises(LabtrailError, match="is no export of a round"):
+    with pytest.raises(LabtrailError, match="is not an export of a round"):
         restore(copy)
     with pytest.raises(LabtrailError, match="there is no such file or folder"):
         restore(tmp_path / "nothing")
@@ -179,7 +179,7 @@ def test_a_round_in_which_nothing_finished_can_be_closed(home: list[str]) -> Non
 @pytest.mark.parametrize("name", ["a/b", "..", "/tmp/escaped"])
 def test_a_name_that_is_no_folder_is_refused(home: list[str], name: str) -> None:
     fill(methods=["none"], alphas=[0.1], seeds=1, failures=0, campaign=name, epochs=2)
-    with pytest.raises(LabtrailError, match="is no name of a folder"):
+    with pytest.raises(LabtrailError, match="is not a name of a folder"):
         archive(name, Path("archive"))
 
 
@@ -225,6 +225,6 @@ def test_names_that_lead_out_of_an_archive_are_refused(
         member = tarfile.TarInfo(name.format(tmp=tmp_path))
         member.size = 3
         file.addfile(member, io.BytesIO(b"bad"))
-    with pytest.raises(LabtrailError, match=r"cannot be unpacked|is no export"):
+    with pytest.raises(LabtrailError, match=r"cannot be unpacked|is not an export"):
         restore(tmp_path / "evil.tar.gz")
     assert [path.name for path in tmp_path.rglob("outside")] == []

@@ -66,7 +66,7 @@ def test_best_so_far_against_before() -> None:
     assert found is not None
     assert float(found[1]) < float(found[2]) == pytest.approx(newer.data.metrics["test/accuracy"], abs=1e-4)
     assert "## What did not finish" not in text
-    assert "None, or this is no git checkout" in text
+    assert "None, or this is not a git checkout" in text
 
 
 def test_what_is_no_result_is_never_the_best() -> None:

@@ -120,6 +120,7 @@ def test_a_run_without_repeats_says_that_it_says_nothing() -> None:
     assert np.isnan(made.tables["tables/groups.csv"]["low"]).all()
 
 
+@pytest.mark.slow
 def test_three_hundred_runs_stay_legible() -> None:
     fill(methods=["logit"], alphas=[number / 100 for number in range(100)], seeds=3, campaign="many", epochs=2)
     made = build(ReportConfig(campaign="many"))

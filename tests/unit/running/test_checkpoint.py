@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import memory as accelerate_memory
 
 from labtrail.errors import CheckpointError
 from labtrail.record import Record, Score
@@ -24,8 +26,10 @@ def _accelerator() -> Accelerator:
 
 
 @pytest.fixture
-def accelerator(_accelerator: Accelerator) -> Accelerator:
+def accelerator(_accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> Accelerator:
     """Empty of what earlier tests prepared."""
+    # Each call would look through everything that other tests have left, for seconds.
+    monkeypatch.setattr(accelerate_memory, "gc", SimpleNamespace(collect=lambda: 0))
     _accelerator.free_memory()
     return _accelerator
 
@@ -187,6 +191,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from accelerate import Accelerator
+from accelerate.utils import memory as accelerate_memory
 from labtrail.errors import CheckpointError
 from tests.unit.running.test_checkpoint import Loop
 loop = Loop(Path(sys.argv[1]), Accelerator(cpu=True))

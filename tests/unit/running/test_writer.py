@@ -1,4 +1,4 @@
-"""Run writes what the contract says, refuses what is no number, and claims each piece of work once."""
+"""Run writes what the contract says, refuses what is not a number, and claims each piece of work once."""
 
 import math
 import os
@@ -115,14 +115,14 @@ def test_finished_work_is_found_and_again_runs_anew(client: MlflowClient, experi
     run.end("FINISHED")
     free(own)
     assert claim_here(client, identity("done"), experiment, again=False) == Claim("finished", run.run_id)
-    anew = claim_here(client, identity("done"), experiment, again=True)
-    assert anew.state == "mine"
-    assert anew.run_id != run.run_id
+    again = claim_here(client, identity("done"), experiment, again=True)
+    assert again.state == "mine"
+    assert again.run_id != run.run_id
     # Stopped, it is continued by the same command; without --again the finished one still counts.
-    free(anew)
-    client.set_terminated(anew.run_id, "KILLED")
+    free(again)
+    client.set_terminated(again.run_id, "KILLED")
     continued = claim_here(client, identity("done"), experiment, again=True)
-    assert (continued.state, continued.run_id) == ("mine", anew.run_id)
+    assert (continued.state, continued.run_id) == ("mine", again.run_id)
     assert claim_here(client, identity("done"), experiment, again=False) == Claim("finished", run.run_id)
 
 

@@ -35,6 +35,7 @@ def _initialise(_index: int) -> dict[str, str]:
     return connection.initialise(["a", "b"])
 
 
+@pytest.mark.slow
 def test_first_use_by_eight_processes_at_once(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(8) as pool:
         answers = pool.map(_initialise, range(8), chunksize=1)

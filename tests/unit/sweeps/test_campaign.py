@@ -84,7 +84,7 @@ def test_bad_grids_are_refused_before_anything_starts(groups: list[dict[str, Any
 
 
 def test_a_group_can_only_read_earlier_ones() -> None:
-    with pytest.raises(ValueError, match="reads b, which is no earlier group"):
+    with pytest.raises(ValueError, match="reads b, which is not an earlier group"):
         grid({"name": "a", "reads": {"run": "b"}}, {"name": "b"})
 
 
