@@ -15,7 +15,7 @@ _INSTANT_S, _CELL_S = 0.6, 1.5
 # Of the time that importing torch takes.
 _ALREADY_DONE = 1.5
 _FEW, _MANY = 4, 24
-_TASKS = '[tool.labtrail]\ntasks = ["projects.spoter.tasks", "tests.toy.__main__"]\n'
+_TASKS = '[tool.labtrail]\ntasks = ["tests.toy.__main__"]\n'
 _ROUND = """
 name: {name}
 task: toy
@@ -27,8 +27,6 @@ def rows() -> Iterator[Row]:
     """Commands that answer without work, and what each cell of a campaign takes beside its training."""
     with tempfile.TemporaryDirectory() as name:
         place = Workspace(Path(name))
-        (place.folder / "pyproject.toml").write_text(_TASKS)
-        place.write("toy.yaml", "{}")
         for what, words, status in (
             ("a typo (`labtrail run spotre`)", ("run", "spotre"), 2),
             ("`labtrail --help`", ("--help",), 0),
@@ -38,6 +36,8 @@ def rows() -> Iterator[Row]:
             seconds = _median(place, ("labtrail", *words), status)
             yield Row(f"{what}, CPU s beside the promise", seconds, _INSTANT_S, _INSTANT_S / seconds, 1.0)
         yield _already_done(place)
+        (place.folder / "pyproject.toml").write_text(_TASKS)
+        place.write("toy.yaml", "{}")
         cell = _a_cell(place)
         yield Row("a cell of a campaign, CPU s beside the promise", cell, _CELL_S, _CELL_S / cell, 1.0)
 

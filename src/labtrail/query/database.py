@@ -18,12 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from labtrail.query.selection import MetricPoints, RunRow, Selection, joined, oldest_first, points_of, positions
+from labtrail.store.address import SQLITE
 
 _log = logging.getLogger("labtrail")
 
 # Of MLflow 3.17.
 KNOWN_SCHEMAS = frozenset({"dc11669786a5"})
-_SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql://", "postgresql+psycopg://")
 _PER_QUERY = 900
 _PATIENCE_S = 60
@@ -91,7 +91,7 @@ def open_database(uri: str) -> Database | None:
 
     That is a server, another database, or a schema that is not known here, which is told.
     """
-    if not uri.startswith((_SQLITE, *_POSTGRES)):
+    if not uri.startswith((SQLITE, *_POSTGRES)):
         return None
     engine = _engine(uri)
     try:
@@ -106,8 +106,8 @@ def open_database(uri: str) -> Database | None:
 
 
 def _engine(uri: str) -> Engine:
-    if uri.startswith(_SQLITE):
-        path = f"file:{quote(uri.removeprefix(_SQLITE))}?mode=ro"
+    if uri.startswith(SQLITE):
+        path = f"file:{quote(uri.removeprefix(SQLITE))}?mode=ro"
         return create_engine(
             "sqlite://", creator=lambda: sqlite3.connect(path, uri=True, timeout=_PATIENCE_S), poolclass=NullPool
         )

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,11 @@ from labtrail.running.processes import end_with_parent, is_worker, relaunch
 from labtrail.running.signals import Interrupted, ignore_signals, stop_by_exception
 from labtrail.running.task import Task
 from labtrail.store import lab
+
+if TYPE_CHECKING:
+    from labtrail.running.work import Work
+
+_log = logging.getLogger("labtrail")
 
 HELP = {"help_option_names": ["-h", "--help"]}
 FREE_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True, **HELP}
@@ -115,14 +120,30 @@ def task_command(task: Task[Any], module: str, word: str = "", others: Sequence[
         if print_config:
             click.echo(to_yaml(config), nl=False)
             return contract.DONE
-        if processes is not None and processes > 1 and not is_worker() and not _under_launcher():
-            relaunch(module, sys.argv[1:], processes)
-        from labtrail.running.execute import Options, execute
+        from labtrail.running.work import ALREADY_DONE, work_of
 
-        return execute(task, config, Options(again, processes, timeout, register))
+        first = not is_worker() and not _under_launcher()
+        work = None
+        if first and not again and not register and "MLFLOW_RUN_ID" not in os.environ:
+            work = work_of(task, config)
+            if (run_id := _done_by(work, processes or 1)) is not None:
+                _log.info(ALREADY_DONE, run_id)
+                return contract.DONE
+        if first and processes is not None and processes > 1:
+            relaunch(module, sys.argv[1:], processes)
+        from labtrail.running.execute import Options, run_work
+
+        return run_work(work or work_of(task, config), Options(again, processes, timeout, register)).status
 
     command.help = f"Runs the task {task.name}; its results go to the MLflow experiment {task.experiment_name!r}."
     return command
+
+
+def _done_by(work: "Work[Any]", processes: int) -> str | None:
+    """The run that has finished this work and all that it leaves outside, if that can be told without MLflow."""
+    from labtrail.running.work import finished_run
+
+    return None if work.task.missing(work.config) else finished_run(work.key(processes))
 
 
 def command_line(command: click.Command, arguments: Sequence[str] | None = None) -> None:

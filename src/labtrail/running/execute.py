@@ -26,6 +26,7 @@ from labtrail.running.rank_reports import EndStatus, RankReports, Verdict
 from labtrail.running.session import Session
 from labtrail.running.signals import Guard, Interrupted
 from labtrail.running.task import Task
+from labtrail.running.work import ALREADY_DONE, Work, work_of
 from labtrail.running.writer import RunWriter, Status, register
 from labtrail.store import connection, lab
 
@@ -77,27 +78,31 @@ def execute(task: Task[ConfigT], config: ConfigT, options: Options) -> int:
 
 def run_task(task: Task[ConfigT], config: ConfigT, options: Options) -> Outcome:
     """Runs a task to its end, however that is."""
-    config = task.resolve(config)
-    sources = tuple(task.sources(config))
+    return run_work(work_of(task, config), options)
+
+
+def run_work(work: Work[ConfigT], options: Options) -> Outcome:
+    """Does a piece of work to its end, however that is; work that is done already is not done again."""
+    task, config = work.task, work.config
     accelerator = make_accelerator(config.compute, options.processes, options.timeout_s)
     if task.one_process:
         require_one_process(accelerator, task.name)
-    identity = identify(task, config, sources, accelerator, options.tags)
+    identity = identify(work, accelerator, options.tags)
     claimed = _claim_together(task, identity, accelerator, options.again or task.missing(config))
     if claimed.state == "finished":
         if accelerator.is_main_process:
-            _log.info("already done: run %s has finished this work; --again runs it again", claimed.run_id)
+            _log.info(ALREADY_DONE, claimed.run_id)
             _register(claimed.run_id, options.register)
         return Outcome(contract.DONE, claimed.run_id)
     try:
         attempt = _broadcast(uuid.uuid4().hex)
         session = Session(task, config, identity, claimed.run_id, accelerator, attempt)
-        work = _Attempt(task, session, accelerator, options.watch, attempt)
+        attempted = _Attempt(task, session, accelerator, options.watch, attempt)
     except Interrupted as interruption:
         if accelerator.is_main_process:
             RunWriter(claimed.run_id).end("KILLED", str(interruption))
         raise
-    status = work.run_to_end()
+    status = attempted.run_to_end()
     if status == contract.DONE and accelerator.is_main_process:
         _register(claimed.run_id, options.register)
     return Outcome(status, claimed.run_id)

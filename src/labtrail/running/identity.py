@@ -1,7 +1,4 @@
-"""The identity of a piece of work: what makes two runs the same, and what a run says of itself.
-
-Why: docs/decisions/005-processes-in-the-key.md
-"""
+"""What a run says of itself: whose work it is, under which name, on which device."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,10 +8,10 @@ import torch
 from accelerate import Accelerator
 
 from labtrail import contract
-from labtrail.config import Config, ConfigT, fingerprint
+from labtrail.config import Config, ConfigT
 from labtrail.record import DataSource
 from labtrail.running.provenance import cluster_facts, device_name, git_tags
-from labtrail.running.task import Task
+from labtrail.running.work import Work
 
 
 @dataclass(frozen=True)
@@ -38,28 +35,15 @@ class Identity:
     tags: Mapping[str, str]
 
 
-def work_key(task: Task[ConfigT], config: ConfigT, sources: Sequence[DataSource], processes: int) -> str:
-    """The identity of a piece of work: the same task, config, data and number of processes give the same results."""
-    return fingerprint(task.name, config, [(source.context, source.digest) for source in sources], processes)
-
-
-def identify(
-    task: Task[ConfigT],
-    config: ConfigT,
-    sources: Sequence[DataSource],
-    accelerator: Accelerator,
-    further: Mapping[str, str],
-) -> Identity:
-    """What a run of this config is of, with the tags that every run carries.
+def identify(work: Work[ConfigT], accelerator: Accelerator, further: Mapping[str, str]) -> Identity:
+    """What a run of this work is of, with the tags that every run carries.
 
     Args:
-        task: whose config it is.
-        config: resolved.
-        sources: the data it reads.
+        work: task, config and data.
         accelerator: tells processes and device.
         further: more tags.
     """
-    key = work_key(task, config, sources, accelerator.num_processes)
+    task = work.task
     tags = {
         contract.PROCESSES: str(accelerator.num_processes),
         contract.DEVICE: device_name(accelerator),
@@ -72,4 +56,5 @@ def identify(
         tags[contract.SCORE] = f"{task.score.direction} {task.score.metric}"
     if campaign := os.environ.get(contract.CAMPAIGN_VARIABLE):
         tags[contract.CAMPAIGN] = campaign
-    return Identity(task.name, task.run_name(config), key, config, sources, tags)
+    key = work.key(accelerator.num_processes)
+    return Identity(task.name, task.run_name(work.config), key, work.config, work.sources, tags)

@@ -15,6 +15,7 @@ from labtrail.running.claim import Claim, claim
 from labtrail.running.identity import Identity, identify
 from labtrail.running.session import Session
 from labtrail.running.task import Task
+from labtrail.running.work import Work
 from labtrail.running.writer import Status
 from labtrail.store import connection
 
@@ -58,7 +59,8 @@ class Members(Generic[ConfigT]):
         task, accelerator = self._task, self._accelerator
         experiment = connection.initialise([task.experiment_name])[task.experiment_name]
         for config in configs:
-            identity = identify(task, config, tuple(task.sources(config)), accelerator, tags)
+            work = Work(task, config, tuple(task.sources(config)))
+            identity = identify(work, accelerator, tags)
             claimed = claim(connection.current_store(), identity, experiment, again=False)
             if claimed.state == "busy":
                 raise ClaimError(

@@ -16,25 +16,13 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_
 from mlflow.store.entities.paged_list import PagedList
 
 from labtrail.errors import ClaimError
-from labtrail.store import lab, locks
+from labtrail.store import locks
+from labtrail.store.address import SQLITE, absolute, tracking_uri
 from labtrail.store.ui_links import without_secrets
 
 T = TypeVar("T")
 
-_SQLITE = "sqlite:///"
 _OTHER_SCHEMA = re.compile(r"found version (\w+), but expected (\w+)")
-
-
-def tracking_uri() -> str:
-    """The store's address: MLFLOW_TRACKING_URI, or ``mlflow.db`` in the lab's folder; never relative."""
-    return absolute(os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db")
-
-
-def absolute(uri: str) -> str:
-    """An address that means the same from every folder."""
-    if uri.startswith(_SQLITE) and not uri.startswith(f"{_SQLITE}/"):
-        uri = f"{_SQLITE}{(lab.working_folder() / uri.removeprefix(_SQLITE)).resolve()}"
-    return uri
 
 
 def local_path(uri: str) -> Path | None:
@@ -51,8 +39,8 @@ def open_store(uri: str) -> MlflowClient:
     """
     _quieten()
     uri = absolute(uri)
-    path = Path(uri.removeprefix(_SQLITE))
-    if uri.startswith(_SQLITE) and not path.is_file():
+    path = Path(uri.removeprefix(SQLITE))
+    if uri.startswith(SQLITE) and not path.is_file():
         raise ClaimError(f"{uri}: there is no file {path}")
     try:
         client = open_checked(uri)

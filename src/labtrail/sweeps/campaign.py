@@ -26,10 +26,10 @@ from labtrail.jobs.local import Local
 from labtrail.jobs.scheduler import Job, Scheduler, last_line
 from labtrail.query.query import Query
 from labtrail.record import DataSource, Record
-from labtrail.running.identity import work_key
 from labtrail.running.run import Run
 from labtrail.running.run_status import set_tags
 from labtrail.running.task import Task
+from labtrail.running.work import work_of
 from labtrail.store import lab
 from labtrail.sweeps.cell_state import State, WorkRuns, runs_by_key
 
@@ -214,11 +214,11 @@ class Campaign:
         if cell.key:
             return
         try:
-            config = self._task.resolve(_load(self._task, cell))
-            cell.title = self._task.run_name(config)
-            cell.key = work_key(self._task, config, self._task.sources(config), processes=1)
+            work = work_of(self._task, _load(self._task, cell))
+            cell.title = self._task.run_name(work.config)
+            cell.key = work.key(processes=1)
             cell.state = "ready"
-            cell.gone = self._task.missing(config)
+            cell.gone = self._task.missing(work.config)
         except LabtrailError as error:
             cell.state, cell.problem = "failed", str(error)
 

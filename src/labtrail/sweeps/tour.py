@@ -17,10 +17,10 @@ from labtrail.errors import LabtrailError
 from labtrail.jobs.scheduler import child_environment
 from labtrail.query.query import Query
 from labtrail.record import Record
-from labtrail.running.identity import work_key
 from labtrail.running.registry import task_named
 from labtrail.running.run import Run
 from labtrail.running.task import Task
+from labtrail.running.work import work_of
 from labtrail.store import ui_links
 
 _UI = "http://127.0.0.1:5000"
@@ -100,8 +100,8 @@ _TEST_METRICS = (
 def _outcome(stop: Stop, overrides: dict[str, str]) -> dict[str, Any]:
     """The row of the run that did this work, found by its key."""
     task = stop.task
-    config = task.resolve(load_config(task.config, stop.config, list(overrides.items())))
-    runs = Query(task.name).tagged({contract.KEY: work_key(task, config, task.sources(config), processes=1)}).runs()
+    work = work_of(task, load_config(task.config, stop.config, list(overrides.items())))
+    runs = Query(task.name).tagged({contract.KEY: work.key(processes=1)}).runs()
     run = runs.iloc[-1]
     metrics = {name: run[f"test/{name}"] for name in _TEST_METRICS if f"test/{name}" in run}
     minutes = (run["ended"] - run["started"]).total_seconds() / 60
