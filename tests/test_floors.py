@@ -44,6 +44,7 @@ MAY_IMPORT = {
         "labtrail.query.query",
         "labtrail.query.find",
         "labtrail.running.claim",
+        "labtrail.running.code_policy",
         "labtrail.running.writer",
         "labtrail.running.run_status",
         "labtrail.sweeps.mlflow_backend",

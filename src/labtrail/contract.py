@@ -20,6 +20,11 @@ DEVICE = "labtrail.device"
 TORCH = "labtrail.torch"
 GIT_COMMIT = "labtrail.git_commit"
 GIT_DIRTY = "labtrail.git_dirty"
+# Digest of the code that decides the run's numbers; where several have, JSON [[first epoch, digest], ...].
+CODE = "labtrail.code"
+CODES = "labtrail.codes"
+# JSON [[digest, digest], ...] on a run: codes that somebody has said, or a run has shown, to be the same.
+CODE_SAME = "labtrail.code_same"
 STUDY = "labtrail.study"
 TRIAL = "labtrail.trial"
 # Where the run's job ran, and what it had asked for.
@@ -61,6 +66,7 @@ CONFIG_FILE = "config.yaml"
 BEST_PREFIX = "best"
 CHECKPOINTS = "checkpoints"
 BEST_WEIGHTS = f"{CHECKPOINTS}/best.pt"
+SOURCE = "source"
 
 # Alias of the version that was registered last ("latest" is reserved by MLflow).
 NEWEST = "newest"
@@ -81,6 +87,11 @@ EXIT_STATUS = "labtrail.exit_status"
 # Statuses of runs that have not ended, and all there are.
 OPEN = ("RUNNING", "SCHEDULED")
 ANY_END = ("FINISHED", "FAILED", "KILLED", *OPEN)
+
+
+def code_file(digest: str) -> str:
+    """Name of the artifact with the digests of a code's functions."""
+    return f"{SOURCE}/code-{digest}.json"
 
 
 def member_of(campaign: str) -> str:

@@ -5,6 +5,7 @@ LabtrailError
 ├── DataError      a data file, with its row and column (exit status 2)
 ├── LaunchError    processes, devices or precision that were asked for and are not there (exit status 2)
 ├── ClaimError     the run or its key belongs to other work (exit status 2)
+├── CodeError      a run of this work was made by other code; a person has to decide (exit status 3)
 ├── QueryError     a run or an artifact that was asked for and is not there (exit status 2)
 ├── CheckpointError  a checkpoint that cannot be written or read
 ├── MetricError    a metric that is not a finite number
@@ -45,6 +46,12 @@ class ClaimError(LabtrailError):
     """A run that belongs to other work."""
 
     exit_status = 2
+
+
+class CodeError(LabtrailError):
+    """Work that was done, or begun, by other code than the present one."""
+
+    exit_status = 3
 
 
 class QueryError(LabtrailError):

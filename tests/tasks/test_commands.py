@@ -22,6 +22,17 @@ def test_a_start_from_a_subfolder_is_the_same_work_in_the_same_store(workspace: 
     assert list(inner.iterdir()) == []
 
 
+def test_work_that_is_done_is_told_before_torch_and_mlflow_are_loaded(workspace: Workspace) -> None:
+    options = ("run", "spoter", "--config", "tiny.yaml", "--train.epochs", "1", "--train.milestones", "[]")
+    assert workspace.run("labtrail", *options).returncode == 0
+    done = workspace.cold("python", "-X", "importtime", "-m", "labtrail.console", *options)
+    assert done.returncode == 0
+    assert "already done: run" in done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "labtrail.running.work" in loaded
+    assert loaded.isdisjoint({"torch", "mlflow"})
+
+
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [

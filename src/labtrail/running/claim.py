@@ -15,6 +15,7 @@ from mlflow.tracking.context import registry
 
 from labtrail import contract
 from labtrail.errors import ClaimError
+from labtrail.running import code_policy
 from labtrail.running.identity import Identity
 from labtrail.store import connection, locks
 
@@ -36,7 +37,12 @@ class Claim:
 
 
 def claim(
-    client: MlflowClient, identity: Identity, experiment_id: str, again: bool, given_id: str | None = None
+    client: MlflowClient,
+    identity: Identity,
+    experiment_id: str,
+    again: bool,
+    given_id: str | None = None,
+    keep: bool = False,
 ) -> Claim:
     """Finds the run that this work belongs to, or opens one; compares first and writes after.
 
@@ -48,16 +54,18 @@ def claim(
         identity: of the work.
         experiment_id: where a new run goes.
         again: whether to run again although the work may be done.
-        given: id of a run that was created for this work by ``mlflow run``.
+        given_id: id of a run that was created for this work by ``mlflow run``.
+        keep: whether a run of other code counts, or is continued, all the same.
 
     Raises:
         ClaimError: the given run belongs to other work; nothing was written.
+        CodeError: a run of other code holds the work; nothing was written.
     """
     with locks.locked(f"claim-{identity.key}"):
         given_run = client.get_run(given_id) if given_id else None
         if given_run is not None and contract.KEY in given_run.data.tags:
-            return _claim_given(client, given_run, identity, again)
-        earlier = _find_earlier(client, identity.key, again)
+            return _claim_given(client, given_run, identity, again, keep)
+        earlier = _find_earlier(client, identity, again, keep)
         if earlier is None:
             run_id = given_run.info.run_id if given_run else _create(client, identity, experiment_id)
             if given_run is not None and contract.SAME_AS in given_run.data.tags:
@@ -69,7 +77,23 @@ def claim(
         return earlier
 
 
-def _claim_given(client: MlflowClient, given_run: MlflowRun, identity: Identity, again: bool) -> Claim:
+def ask_before(key: str, present: code_policy.Present) -> None:
+    """Asks what a claim of this work would ask, before processes are started for it.
+
+    Raises:
+        CodeError: a run of other code holds the work.
+    """
+    client = connection.current_store()
+    runs = connection.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
+    runs = [run for run in runs if contract.SAME_AS not in run.data.tags]
+    finished = next(filter(_is_finished, runs), None)
+    if finished is not None:
+        code_policy.judge_finished(client, finished, present, keep=False)
+    elif runs:
+        code_policy.judge_begun(client, runs[0], present, keep=False)
+
+
+def _claim_given(client: MlflowClient, given_run: MlflowRun, identity: Identity, again: bool, keep: bool) -> Claim:
     """A run that has the key of this work: begun before, or opened for a job that begins now."""
     run_id, key = given_run.info.run_id, given_run.data.tags[contract.KEY]
     if key != identity.key:
@@ -79,31 +103,49 @@ def _claim_given(client: MlflowClient, given_run: MlflowRun, identity: Identity,
         )
     if contract.ATTEMPTS not in given_run.data.tags:
         # While its job waited, somebody else may have begun or done the work: that run goes on.
-        earlier = _find_earlier(client, key, again, begun=True)
+        earlier = _find_earlier(client, identity, again, keep, begun=True)
         if earlier is not None:
             _point(client, run_id, identity.task, earlier)
             return earlier
         if contract.SAME_AS in given_run.data.tags:
             client.delete_tag(run_id, contract.SAME_AS)
-    return _claim_existing(given_run)
+    return _judged(client, given_run, _claim_existing(given_run), identity, keep)
 
 
-def _find_earlier(client: MlflowClient, key: str, again: bool, begun: bool = False) -> Claim | None:
+def _find_earlier(
+    client: MlflowClient, identity: Identity, again: bool, keep: bool, begun: bool = False
+) -> Claim | None:
     """The run that holds this work; with ``again`` only one that was begun after the last that finished."""
-    runs = connection.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
+    runs = connection.search(
+        client, f"tags.`{contract.KEY}` = '{identity.key}'", order_by=["attributes.start_time DESC"]
+    )
     runs = [run for run in runs if contract.SAME_AS not in run.data.tags]
     if begun:
         runs = [run for run in runs if contract.ATTEMPTS in run.data.tags]
     if again:
         runs = [run for run in itertools.takewhile(lambda run: not _is_finished(run), runs) if not _is_elsewhere(run)]
+        # What other code has begun is left as it is.
+        runs = [run for run in runs if keep or not code_policy.is_other(client, run, identity)]
     claims = [_claim_existing(run) for run in runs]
     for state in ("finished", "mine", "busy"):
         for position, candidate in enumerate(claims):
             if candidate.state == state:
                 for other in claims[:position] + claims[position + 1 :]:
                     _release(other)
-                return candidate
+                return _judged(client, runs[position], candidate, identity, keep)
     return None
+
+
+def _judged(client: MlflowClient, run: MlflowRun, claimed: Claim, identity: Identity, keep: bool) -> Claim:
+    """A claim that the code of the run does not forbid; one that is busy is judged when it has ended."""
+    judge = {"finished": code_policy.judge_finished, "mine": code_policy.judge_begun}.get(claimed.state)
+    try:
+        if judge is not None:
+            judge(client, run, identity, keep)
+    except BaseException:
+        _release(claimed)
+        raise
+    return claimed
 
 
 def _claim_existing(run: MlflowRun) -> Claim:

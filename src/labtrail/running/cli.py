@@ -18,7 +18,7 @@ from labtrail.running.task import Task
 from labtrail.store import lab
 
 if TYPE_CHECKING:
-    from labtrail.running.work import Work
+    from labtrail.running.work import Finished, Work
 
 _log = logging.getLogger("labtrail")
 
@@ -92,6 +92,7 @@ def task_command(task: Task[Any], module: str, word: str = "", others: Sequence[
         "--config", "path", type=LabPath(), default=task.default, show_default=True, help="YAML file of values."
     )
     @switch("--again", "Run again although a run of this config and data has finished.")
+    @switch("--keep", "Let a run of other code count as done, or continue it; both codes are noted on it.")
     @click.option("--processes", type=click.IntRange(1), help="Processes on this machine; started here if needed.")
     @click.option(
         "--timeout",
@@ -110,6 +111,7 @@ def task_command(task: Task[Any], module: str, word: str = "", others: Sequence[
         context: click.Context,
         path: Path | None,
         again: bool,
+        keep: bool,
         processes: int | None,
         timeout: float,
         register: str,
@@ -126,24 +128,34 @@ def task_command(task: Task[Any], module: str, word: str = "", others: Sequence[
         work = None
         if first and not again and not register and "MLFLOW_RUN_ID" not in os.environ:
             work = work_of(task, config)
-            if (run_id := _done_by(work, processes or 1)) is not None:
-                _log.info(ALREADY_DONE, run_id)
+            if (done := _done_by(work, processes or 1)) is not None:
+                _log.info(ALREADY_DONE, *done)
                 return contract.DONE
         if first and processes is not None and processes > 1:
+            if work is not None and not keep:
+                _ask_before(work, processes)
             relaunch(module, sys.argv[1:], processes)
         from labtrail.running.execute import Options, run_work
 
-        return run_work(work or work_of(task, config), Options(again, processes, timeout, register)).status
+        return run_work(work or work_of(task, config), Options(again, processes, timeout, register, keep=keep)).status
 
     command.help = f"Runs the task {task.name}; its results go to the MLflow experiment {task.experiment_name!r}."
     return command
 
 
-def _done_by(work: "Work[Any]", processes: int) -> str | None:
+def _done_by(work: "Work[Any]", processes: int) -> "Finished | None":
     """The run that has finished this work and all that it leaves outside, if that can be told without MLflow."""
     from labtrail.running.work import finished_run
 
-    return None if work.task.missing(work.config) else finished_run(work.key(processes))
+    return None if work.task.missing(work.config) else finished_run(work, processes)
+
+
+def _ask_before(work: "Work[Any]", processes: int) -> None:
+    """A launcher would turn the status of its processes into 1."""
+    from labtrail.running.claim import ask_before
+    from labtrail.running.identity import PresentCode
+
+    ask_before(work.key(processes), PresentCode(work.task.name, work.code))
 
 
 def command_line(command: click.Command, arguments: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 
 from labtrail import contract
 from labtrail.config import ConfigT
-from labtrail.errors import LabtrailError, Stopped, Superseded
+from labtrail.errors import CodeError, LabtrailError, Stopped, Superseded
 from labtrail.record import Record
 from labtrail.running.claim import Claim, claim, wait_for_lock
 from labtrail.running.fence import Fence
@@ -26,7 +26,7 @@ from labtrail.running.rank_reports import EndStatus, RankReports, Verdict
 from labtrail.running.session import Session
 from labtrail.running.signals import Guard, Interrupted
 from labtrail.running.task import Task
-from labtrail.running.work import ALREADY_DONE, Work, work_of
+from labtrail.running.work import ALREADY_DONE, Work, remark_on, work_of
 from labtrail.running.writer import RunWriter, Status, register
 from labtrail.store import connection, lab
 
@@ -44,6 +44,7 @@ class Options:
 
     Attributes:
         again: run again although the work may be done.
+        keep: let a run of other code count, or continue it.
         processes: how many processes there must be; None: as many as were started.
         timeout_s: seconds after which a rank that does not answer counts as lost.
         register: name in the model registry for the run's best weights; empty: none.
@@ -57,6 +58,7 @@ class Options:
     register: str = ""
     watch: Callable[[Record], None] = lambda _record: None
     tags: Mapping[str, str] = field(default_factory=dict)
+    keep: bool = False
 
 
 class Outcome(NamedTuple):
@@ -88,10 +90,11 @@ def run_work(work: Work[ConfigT], options: Options) -> Outcome:
     if task.one_process:
         require_one_process(accelerator, task.name)
     identity = identify(work, accelerator, options.tags)
-    claimed = _claim_together(task, identity, accelerator, options.again or task.missing(config))
+    claimed = _claim_together(task, identity, accelerator, options.again or task.missing(config), options.keep)
     if claimed.state == "finished":
         if accelerator.is_main_process:
-            _log.info(ALREADY_DONE, claimed.run_id)
+            code = connection.current_store().get_run(claimed.run_id).data.tags.get(contract.CODE, "")
+            _log.info(ALREADY_DONE, claimed.run_id, remark_on(code))
             _register(claimed.run_id, options.register)
         return Outcome(contract.DONE, claimed.run_id)
     try:
@@ -226,18 +229,30 @@ class _Attempt:
         self._session.end(status, reason)
 
 
-def _claim_together(task: Task[ConfigT], identity: Identity, accelerator: Accelerator, again: bool) -> Claim:
-    """The main process claims, the others learn what; while another process holds the work, all wait."""
+def _claim_together(
+    task: Task[ConfigT], identity: Identity, accelerator: Accelerator, again: bool, keep: bool
+) -> Claim:
+    """The main process claims, the others learn what; while another process holds the work, all wait.
+
+    Raises:
+        CodeError: a run of other code holds the work.
+    """
     waiting = False
     while True:
-        claimed = None
+        claimed, question = None, ""
         if accelerator.is_main_process:
             experiment_id = connection.initialise([task.experiment_name])[task.experiment_name]
             run_of_mlflow = os.environ.get("MLFLOW_RUN_ID")
-            claimed = claim(connection.current_store(), identity, experiment_id, again, run_of_mlflow)
-            if claimed.state == "busy" and (fence := Fence(claimed.run_id)).contested:
+            try:
+                claimed = claim(connection.current_store(), identity, experiment_id, again, run_of_mlflow, keep)
+            except CodeError as error:
+                question = str(error)
+            if claimed is not None and claimed.state == "busy" and (fence := Fence(claimed.run_id)).contested:
                 claimed = _taken_over(claimed, fence)
-        state, run_id = _broadcast((claimed.state, claimed.run_id) if claimed else None)
+        answer = (claimed.state, claimed.run_id, question) if claimed else ("", "", question)
+        state, run_id, question = _broadcast(answer)
+        if question:
+            raise CodeError(question)
         if state != "busy":
             return claimed or Claim(state, run_id)
         if not waiting and accelerator.is_main_process:

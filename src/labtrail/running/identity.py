@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -10,8 +11,16 @@ from accelerate import Accelerator
 from labtrail import contract
 from labtrail.config import Config, ConfigT
 from labtrail.record import DataSource
-from labtrail.running.provenance import cluster_facts, device_name, git_tags
+from labtrail.running.provenance.code import NO_CODE, CodeDigest
+from labtrail.running.provenance.facts import cluster_facts, device_name, git_tags
 from labtrail.running.work import Work
+
+
+class PresentCode(NamedTuple):
+    """The present code of a task, which runs are judged by."""
+
+    task: str
+    code: CodeDigest
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class Identity:
         config: the frozen config.
         sources: the data sets it reads.
         tags: what else is worth knowing (device, versions).
+        code: what decides its numbers.
     """
 
     task: str
@@ -33,6 +43,7 @@ class Identity:
     config: Config
     sources: Sequence[DataSource]
     tags: Mapping[str, str]
+    code: CodeDigest = NO_CODE
 
 
 def identify(work: Work[ConfigT], accelerator: Accelerator, further: Mapping[str, str]) -> Identity:
@@ -52,9 +63,11 @@ def identify(work: Work[ConfigT], accelerator: Accelerator, further: Mapping[str
         **cluster_facts(),
         **further,
     }
+    if work.code.definitions:
+        tags[contract.CODE] = work.code.digest
     if task.score is not None:
         tags[contract.SCORE] = f"{task.score.direction} {task.score.metric}"
     if campaign := os.environ.get(contract.CAMPAIGN_VARIABLE):
         tags[contract.CAMPAIGN] = campaign
     key = work.key(accelerator.num_processes)
-    return Identity(task.name, task.run_name(work.config), key, work.config, work.sources, tags)
+    return Identity(task.name, task.run_name(work.config), key, work.config, work.sources, tags, work.code)

@@ -18,9 +18,10 @@ from labtrail.query import scores
 from labtrail.query.query import Query
 from labtrail.record import Record
 from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.code_policy import segments
 from labtrail.running.fence import Fence
 from labtrail.running.identity import Identity
-from labtrail.running.provenance import peak_memory_mib
+from labtrail.running.provenance.facts import peak_memory_mib
 from labtrail.running.run import Run
 from labtrail.running.task import Task
 from labtrail.running.writer import RunWriter, Status, checked
@@ -70,6 +71,7 @@ class Session(Generic[ConfigT]):
         self._score, self._accelerator, self._attempt = task.score, accelerator, attempt
         self._writer, self._fence = RunWriter(run_id), Fence(run_id)
         self._checkpoint: Checkpoint | None = None
+        self._tags_before: Mapping[str, str] = {}
         if accelerator.is_main_process:
             self._fence.activate()
 
@@ -82,7 +84,7 @@ class Session(Generic[ConfigT]):
         """Writes what the run is of, and opens its training state."""
         writer = self._writer
         if self._accelerator.is_main_process:
-            writer.start(self.identity)
+            self._tags_before = writer.start(self.identity)
             writer.download(contract.CHECKPOINTS)
         self._checkpoint = Checkpoint(
             writer.folder / contract.CHECKPOINTS,
@@ -113,12 +115,19 @@ class Session(Generic[ConfigT]):
         extra = {**self._checkpoint.note_best(record), **system}
         checked({**record.metrics, **extra})
         if self._accelerator.is_main_process:
+            self._note_codes(record.step)
             self._checkpoint.save(record, first=partial(self._writer.log, record, extra))
             if record.metrics:
                 _log.info("%s", _one_line(record))
         else:
             self._checkpoint.save(record)
         self.metrics |= record.metrics
+
+    def _note_codes(self, epoch: int) -> None:
+        """Where another code goes on with a run, its first record says from which epoch."""
+        before, self._tags_before = self._tags_before, {}
+        if noted := segments(before, self.identity.code, epoch):
+            self._writer.note_codes(noted)
 
     def finish(self) -> None:
         """Makes the training state durable at the end of the task."""

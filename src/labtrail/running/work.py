@@ -6,17 +6,20 @@ Why: docs/decisions/005-processes-in-the-key.md
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic
+from functools import cached_property
+from typing import Any, Generic, NamedTuple
 
 from labtrail import contract
 from labtrail.config import ConfigT, fingerprint
 from labtrail.query.database import open_database
 from labtrail.query.selection import Selection
 from labtrail.record import DataSource
+from labtrail.running.provenance.code import CodeDigest, code_of
 from labtrail.running.task import Task
+from labtrail.store import lab
 from labtrail.store.address import tracking_uri
 
-ALREADY_DONE = "already done: run %s has finished this work; --again runs it again"
+ALREADY_DONE = "already done: run %s has finished this work%s; --again runs it again"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class Work(Generic[ConfigT]):
     task: Task[ConfigT]
     config: ConfigT
     sources: Sequence[DataSource]
+
+    @cached_property
+    def code(self) -> CodeDigest:
+        """The code that decides the numbers; no part of the key, for a changed function may change none of them."""
+        task = self.task
+        parts = (task.function, type(self.config), task.sources, task.resolve)
+        return code_of(parts, self.config, lab.state_folder() / "cache" / "code.json")
 
     def key(self, processes: int) -> str:
         """The identity of the work: the same task, config, data and number of processes give the same results."""
@@ -49,14 +59,31 @@ def work_of(task: Task[ConfigT], config: ConfigT) -> Work[ConfigT]:
     return Work(task, resolved, tuple(task.sources(resolved)))
 
 
-def finished_run(key: str) -> str | None:
-    """Id of the newest run that has finished this work; None if there is none, or only MLflow can tell.
+class Finished(NamedTuple):
+    """A run that has done a piece of work, and what is to be said of its code."""
 
-    Reads the store's tables, which takes a tenth of the time in which MLflow is imported.
+    run_id: str
+    remark: str
+
+
+def finished_run(work: Work[Any], processes: int) -> Finished | None:
+    """The newest run that has finished this work; None if there is none, or only MLflow can tell.
+
+    Reads the store's tables, which takes a tenth of the time in which MLflow is imported. A run of other code is for
+    the claim to judge.
     """
     database = open_database(tracking_uri())
     if database is None:
         return None
-    runs = database.runs(Selection(tags={contract.KEY: key}))
-    finished = [run.run_id for run in runs if run.end == "FINISHED" and contract.SAME_AS not in run.tags]
-    return finished[-1] if finished else None
+    runs = database.runs(Selection(tags={contract.KEY: work.key(processes)}))
+    finished = [run for run in runs if run.end == "FINISHED" and contract.SAME_AS not in run.tags]
+    if not finished:
+        return None
+    run = finished[-1]
+    code = run.tags.get(contract.CODE, "")
+    return Finished(run.run_id, remark_on(code)) if code in ("", work.code.digest) else None
+
+
+def remark_on(code: str) -> str:
+    """What is said of a finished run beside its id: nothing where its code is known to be the present one."""
+    return "" if code else " (by which code is unknown: it was made before labtrail kept that)"

@@ -54,8 +54,12 @@ class RunWriter:
         """Whether artifacts must be uploaded, because the artifact store is not a local folder."""
         return self._remote
 
-    def start(self, identity: Identity) -> None:
-        """Writes what the run is of: params, tags, data sets and the config; its status becomes RUNNING."""
+    def start(self, identity: Identity) -> Mapping[str, str]:
+        """Writes what the run is of: params, tags, data sets, config and code; its status becomes RUNNING.
+
+        Returns:
+            The tags that it had before.
+        """
         before = self._client.get_run(self.run_id)
         attempts = int(before.data.tags.get(contract.ATTEMPTS, 0)) + 1
         self._written = {
@@ -67,6 +71,8 @@ class RunWriter:
         if attempts == 1:
             self._log_inputs([_dataset(source) for source in identity.sources])
             self.store_file(contract.CONFIG_FILE, to_yaml(identity.config))
+        if identity.code.definitions and before.data.tags.get(contract.CODE) != identity.code.digest:
+            self.store_file(contract.code_file(identity.code.digest), json.dumps(identity.code.to_json()).encode())
         tags = {contract.TASK: identity.task, contract.ATTEMPTS: str(attempts), **identity.tags}
         tags |= locks.whereabouts()
         if read := sorted({source.run_id for source in identity.sources if source.run_id}):
@@ -86,6 +92,11 @@ class RunWriter:
         for name in ({contract.STATUS_REASON, contract.ENDED, contract.EXIT_STATUS} | stale) & set(before.data.tags):
             self._client.delete_tag(self.run_id, name)
         self._client.update_run(self.run_id, status="RUNNING")
+        return before.data.tags
+
+    def note_codes(self, segments: str) -> None:
+        """Says which epochs were computed by which code."""
+        self._client.set_tag(self.run_id, contract.CODES, segments)
 
     def _log_inputs(self, datasets: list[DatasetInput]) -> None:
         """Links the data sets; runs that bring the same new one at once collide in MLflow, and the later repeats."""

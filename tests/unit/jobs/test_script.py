@@ -17,7 +17,7 @@ from labtrail.jobs.pbs import Pbs
 from labtrail.jobs.scheduler import Job
 from labtrail.jobs.script import BatchConfig, check, write_script
 from labtrail.jobs.slurm import Slurm
-from labtrail.running.provenance import cluster_facts
+from labtrail.running.provenance.facts import cluster_facts
 from labtrail.sweeps.mlflow_backend import words_of
 from tests.workspace import REPOSITORY
 

@@ -96,6 +96,32 @@ def test_accumulated_passes_equal_one_large_batch() -> None:
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
+def test_half_precision_reaches_the_network() -> None:
+    class Half:
+        """What an Accelerator of precision bf16 does here; a process can have one precision only."""
+
+        def autocast(self) -> torch.autocast:
+            return torch.autocast("cpu", torch.bfloat16)
+
+        def backward(self, loss: torch.Tensor) -> None:
+            loss.backward()
+
+        def clip_grad_norm_(self, *_: object) -> None: ...
+
+    resident = make_resident(values(), labels(), fold(), WINDOW, CPU)
+    config = Pamap2Config(model=ModelConfig(width=8, layers=2), train=TrainConfig(batch_size=24, epochs=1))
+    model = FusionModel(config.model, CHANNELS, 3)
+    types = set()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv1d):
+            module.register_forward_hook(lambda _module, _inputs, output: types.add(output.dtype))
+    loss = functools.partial(update_loss, config.train.label_smoothing)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    updater = Updater(model, optimizer, loss, Half(), clip_norm=1.0)  # ty: ignore[invalid-argument-type]
+    train_epoch(model, updater, resident, fold(), config, 0)
+    assert types == {torch.bfloat16}
+
+
 def test_scores_agree_with_scikit_learn() -> None:
     generator = np.random.default_rng(0)
     logits, truth = generator.normal(size=(60, 4)), generator.integers(0, 3, 60)

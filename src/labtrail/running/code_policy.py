@@ -1,0 +1,132 @@
+"""Whether a run may stand for, or be continued by, the present code; if not, a person decides.
+
+Nothing is skipped and nothing mixed in silence, and nobody is ever asked at a prompt: a job would wait for ever.
+
+Why: docs/decisions/049-other-code-is-a-question.md
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+
+from labtrail import contract
+from labtrail.errors import CodeError
+from labtrail.running.provenance.code import CodeDigest, change_between
+from labtrail.store import connection
+
+_log = logging.getLogger("labtrail")
+
+
+class Present(Protocol):
+    """What a run is judged by: the task's name, and its present code."""
+
+    @property
+    def task(self) -> str: ...  # noqa: D102 said above
+
+    @property
+    def code(self) -> CodeDigest: ...  # noqa: D102 said above
+
+
+def is_other(client: MlflowClient, run: MlflowRun, present: Present) -> bool:
+    """Whether a run was made by code that is neither the present one nor known to be the same."""
+    code = run.data.tags.get(contract.CODE)
+    if not code or not present.code.definitions or code == present.code.digest:
+        return False
+    return present.code.digest not in _same_as(client, present.task, code)
+
+
+def judge_finished(client: MlflowClient, run: MlflowRun, present: Present, keep: bool) -> None:
+    """Lets a finished run stand for the present code, if that is the same or somebody says so.
+
+    Raises:
+        CodeError: it is not; names the functions and what can be done.
+    """
+    if not is_other(client, run, present):
+        return
+    if not keep:
+        raise CodeError(
+            f"run {run.info.run_id} has finished this config and data with other code{_commit(run)}: "
+            f"{_difference(client, run, present)}; nothing was run: --again runs it with the present code, "
+            "--keep takes that run as the answer"
+        )
+    pairs = [*_pairs(run.data.tags), [run.data.tags[contract.CODE], present.code.digest]]
+    client.set_tag(run.info.run_id, contract.CODE_SAME, json.dumps(pairs))
+    _log.info("run %s counts as one of the present code from now on, since --keep says so", run.info.run_id)
+
+
+def judge_begun(client: MlflowClient, run: MlflowRun, present: Present, keep: bool) -> None:
+    """Lets a run that has not finished be continued by the present code, if that is the same or somebody says so.
+
+    Raises:
+        CodeError: it is not; names the functions and what can be done.
+    """
+    if contract.ATTEMPTS not in run.data.tags or not is_other(client, run, present):
+        return
+    if not keep:
+        raise CodeError(
+            f"run {run.info.run_id} ({contract.end_of(run.data.tags, run.info.status)}) would be continued by other "
+            f"code{_commit(run)}: {_difference(client, run, present)}; nothing was run: --again starts a new run, "
+            "--keep continues it and notes both codes on it"
+        )
+
+
+def segments(before: Mapping[str, str], code: CodeDigest, epoch: int) -> str | None:
+    """The tag of a run that another code continues: JSON [[first epoch, digest], ...]; None if it is the same code.
+
+    Args:
+        before: tags of the run before this attempt.
+        code: the present one.
+        epoch: the first that it computes.
+    """
+    earlier = before.get(contract.CODE)
+    if not earlier or not code.definitions or earlier == code.digest:
+        return None
+    known = json.loads(before.get(contract.CODES, "null")) or [[0, earlier]]
+    return json.dumps([*known, [epoch, code.digest]])
+
+
+def _difference(client: MlflowClient, run: MlflowRun, present: Present) -> str:
+    digest = run.data.tags[contract.CODE]
+    old = _kept(client, run, digest)
+    if old is None:
+        return f"its digest is {digest}, the present one {present.code.digest}, and its functions were not kept"
+    if old.rule != present.code.rule:
+        return f"its digest {digest} was made by an earlier rule of labtrail"
+    return str(change_between(old, present.code))
+
+
+def _kept(client: MlflowClient, run: MlflowRun, digest: str) -> CodeDigest | None:
+    """The digests of the run's functions, as they are kept beside it."""
+    name = contract.code_file(digest)
+    folder = connection.local_path(str(run.info.artifact_uri))
+    try:
+        path = folder / name if folder else Path(client.download_artifacts(run.info.run_id, name))
+        return CodeDigest.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, MlflowException):
+        return None
+
+
+def _commit(run: MlflowRun) -> str:
+    commit = run.data.tags.get(contract.GIT_COMMIT, "")
+    return f" (commit {commit.split()[-1][:9]})" if commit else ""
+
+
+def _same_as(client: MlflowClient, task: str, code: str) -> set[str]:
+    """All codes that are known to be the same as one, for a task."""
+    marked = connection.search(client, f"tags.`{contract.TASK}` = '{task}' AND tags.`{contract.CODE_SAME}` LIKE '%'")
+    pairs = [set(pair) for run in marked for pair in _pairs(run.data.tags)]
+    same, size = {code}, 0
+    while len(same) > size:
+        size = len(same)
+        same = same.union(*(pair for pair in pairs if pair & same))
+    return same
+
+
+def _pairs(tags: Mapping[str, str]) -> list[list[str]]:
+    return json.loads(tags.get(contract.CODE_SAME, "[]"))
