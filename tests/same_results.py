@@ -261,7 +261,7 @@ def continued(folder: Path, old: Path, new: Path) -> int:
     bad = 0
     plans = {
         "a killed run": (_SIGNS, "step 4", ""),
-        "a killed campaign": (["projects.campaign", "--config", "round.yaml", "--workers", "1"], "started", GRID),
+        "a killed campaign": (["projects.campaign", "--config", "round.yaml", "--workers", "1"], "", GRID),
         "a killed study": (["projects.study", "--config", "round.yaml"], "", SEARCH),
     }
     for name, (words, wanted, text) in plans.items():
@@ -274,7 +274,7 @@ def continued(folder: Path, old: Path, new: Path) -> int:
         if wanted:
             cut.run_and_kill(words, wanted)
         else:
-            _kill_in_a_trial(cut, words)
+            _kill_in_a_cell(cut, words)
         begun = _works(cut.runs())
         cut.use(new)
         cut.run(words)
@@ -283,8 +283,8 @@ def continued(folder: Path, old: Path, new: Path) -> int:
     return bad
 
 
-def _kill_in_a_trial(place: Place, words: Words) -> None:
-    """Kills a study while its first trial is at work; its worker ends with it."""
+def _kill_in_a_cell(place: Place, words: Words) -> None:
+    """Kills a campaign or a study while its first run is at work, which ends with it."""
     process = subprocess.Popen(
         [sys.executable, "-m", *words],
         cwd=place.folder,
@@ -296,7 +296,7 @@ def _kill_in_a_trial(place: Place, words: Words) -> None:
     deadline = time.monotonic() + 300
     while not _has_logged(place, "distill"):
         if time.monotonic() > deadline or process.poll() is not None:
-            raise SystemExit("the study never began a trial")
+            raise SystemExit(f"{' '.join(words)} never began a run")
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
