@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from labtrail.running.provenance.cache import RULE
-from labtrail.running.provenance.code import CodeChange, CodeDigest, change_between
-from tests.unit.provenance.package import EDITS, Edit, code_in, write
+from labtrail.running.provenance.code import CodeChange, CodeDigest, change_between, code_of
+from labtrail.running.provenance.sources import ImportPaths
+from tests.unit.provenance.package import EDITS, Address, Edit, code_in, write
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.what)
@@ -51,3 +52,20 @@ def test_readings_are_kept_and_a_damaged_cache_is_read_again(tmp_path: Path) -> 
     cache.write_text(cache.read_text()[:100])
     assert code_in(tmp_path, cache) == fresh
     assert CodeDigest.from_json(fresh.to_json()) == fresh
+
+
+def test_a_task_of_an_installed_package_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(ImportPaths, "_installed", [*ImportPaths()._installed, tmp_path])
+    assert "lab.p.train.helper" in code_of([Address("lab.p.train:train")], None, None).definitions
+    # A library that a task uses is told, not followed.
+    used = code_of([Address("tests.unit.provenance.test_code:uses_a_library")], None, None)
+    assert "lab" in used.packages
+    assert not any(name.startswith("lab.") for name in used.definitions)
+
+
+def uses_a_library() -> object:
+    from lab.p import train  # ty: ignore[import-not-found]
+
+    return train.helper(1)

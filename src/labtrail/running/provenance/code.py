@@ -111,8 +111,8 @@ def code_of(
         sources: where modules lie; None: where this process imports them from.
     """
     readings = Readings(cache)
-    code = Code(sources or ImportPaths(), readings, counts)
     roots = [name_of(part) for part in parts]
+    code = Code(sources or ImportPaths({root.module.partition(".")[0] for root in roots}), readings, counts)
     if config is not None:
         roots += [name for name in _named_in(config) if code.module(name.module) is not None]
     reached = code.reach(roots)

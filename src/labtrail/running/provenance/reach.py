@@ -11,8 +11,6 @@ from labtrail.running.provenance.module import Definition, ModuleCode
 from labtrail.running.provenance.sources import Sources
 
 _EVERYTHING = "*"
-# Import chains that are longer are circles.
-_LONGEST_CHAIN = 20
 _CONFIG_MODULE, _CONFIG_CLASSES = "labtrail.config", {"Section", "Config"}
 
 
@@ -52,6 +50,7 @@ class Code:
         self._sources, self._readings, self._counts = sources, readings, counts
         self._modules: dict[str, ModuleCode | None] = {}
         self._bound: dict[str, dict[str, list[Name | str]]] = {}
+        self._resolved: dict[tuple[str, str], list[Name]] = {}
 
     def module(self, name: str) -> ModuleCode | None:
         """What a module has; None if it is not part of this code."""
@@ -115,53 +114,64 @@ class Code:
         for use in definition.uses:
             yield from self.resolve(module, use)
 
-    def _is_config(self, name: Name, chain: int = 0) -> bool:
+    def _is_config(self, name: Name, inheriting: frozenset[Name] = frozenset()) -> bool:
         """Whether a class is a config by inheritance, so that its fields have their values in the key."""
         if name.module == _CONFIG_MODULE:
             return name.name in _CONFIG_CLASSES
         code = self.module(name.module)
         definition = code.definitions.get(name.name) if code else None
-        if definition is None or chain > _LONGEST_CHAIN:
+        if definition is None or name in inheriting:
             return False
-        bases = [base for written in definition.bases for base in self.resolve(name.module, written)]
-        return any(self._is_config(base, chain + 1) for base in bases if base != name)
+        bases = {base for written in definition.bases for base in self.resolve(name.module, written)}
+        return any(self._is_config(base, inheriting | {name}) for base in bases)
 
-    def resolve(self, module: str, use: str, chain: int = 0) -> list[Name]:
+    def resolve(self, module: str, use: str) -> list[Name]:
         """The definitions that a name, a dotted name or an address means in a module."""
+        key = module, use
+        if key not in self._resolved:
+            # Modules that import each other in a circle find nothing on the way round.
+            self._resolved[key] = []
+            self._resolved[key] = list(dict.fromkeys(self._meant(module, use)))
+        return self._resolved[key]
+
+    def _meant(self, module: str, use: str) -> Iterator[Name]:
         if ":" in use:
             target, _, name = use.partition(":")
-            return self._member(target, name, chain) if self.module(target) else []
+            yield from self._member(target, name) if self.module(target) else ()
+            return
         head, _, rest = use.partition(".")
         code = self.module(module)
-        if code is None or chain > _LONGEST_CHAIN:
-            return []
-        names = [Name(module, head)] if head in code.definitions else []
+        if code is None:
+            return
+        is_known = head in code.definitions
+        if is_known:
+            yield Name(module, head)
         bindings = self._bindings(module, code)
         for target in bindings.get(head, ()):
-            if isinstance(target, Name):
-                names += self._member(target.module, target.name, chain + 1)
-            else:
-                names += self._inside(target, rest, chain + 1)
-        if not names:
+            is_known = True
+            yield from self._of(target, rest)
+        if not is_known:
             for target in bindings.get(_EVERYTHING, ()):
                 if isinstance(target, Name):
-                    names += self._member(target.module, head, chain + 1)
-        return names
+                    yield from self._member(target.module, head)
 
-    def _inside(self, module: str, rest: str, chain: int) -> list[Name]:
-        """What ``rest`` means within a module that a name is bound to."""
+    def _of(self, target: Name | str, rest: str) -> list[Name]:
+        """What ``rest`` means within a symbol or a module that a name is bound to."""
+        return self._member(*target) if isinstance(target, Name) else self._inside(target, rest)
+
+    def _inside(self, module: str, rest: str) -> list[Name]:
         head, _, more = rest.partition(".")
         if head and self.module(f"{module}.{head}") is not None:
-            return self._inside(f"{module}.{head}", more, chain)
+            return self._inside(f"{module}.{head}", more)
         if self.module(module) is None:
             return [Name(module, head or _EVERYTHING)]
-        return self._member(module, head, chain) if head else [Name(module, _EVERYTHING)]
+        return self._member(module, head) if head else [Name(module, _EVERYTHING)]
 
-    def _member(self, module: str, symbol: str, chain: int) -> list[Name]:
+    def _member(self, module: str, symbol: str) -> list[Name]:
         code = self.module(module)
         if code is None or symbol == _EVERYTHING:
             return [Name(module, symbol)]
-        names = self.resolve(module, symbol, chain)
+        names = self.resolve(module, symbol)
         # A name that a module makes up when it is asked for can be any of its own.
         return names or ([Name(module, _EVERYTHING)] if "__getattr__" in code.definitions else [])
 
@@ -175,7 +185,9 @@ class Code:
                 target: Name | str = full
                 if imported.symbol:
                     target = inner if self.module(inner) is not None else Name(full, imported.symbol)
-                bound.setdefault(imported.bound, []).append(target)
+                targets = bound.setdefault(imported.bound, [])
+                if target not in targets:
+                    targets.append(target)
             self._bound[module] = bound
         return self._bound[module]
 

@@ -2,7 +2,7 @@
 
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -49,7 +49,15 @@ class _Tree:
 
 
 class ImportPaths(_Tree):
-    """What this process would import, but for the standard library and installed packages."""
+    """What this process would import, but for the standard library and installed packages.
+
+    Args:
+        ours: packages that count although they are installed: labtrail, and those that hold the task.
+    """
+
+    def __init__(self, ours: Collection[str] = ()) -> None:
+        super().__init__()
+        self._ours = {"labtrail", *ours}
 
     def _find(self, module: str) -> Path | None:
         if module == MAIN:
@@ -65,8 +73,7 @@ class ImportPaths(_Tree):
             return ()
         folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
         places = folders or ([Path(spec.origin).with_suffix("")] if spec.origin else [])
-        # Labtrail's own modules count wherever they lie.
-        return [place for place in places if top == "labtrail" or not self._is_installed(place)]
+        return [place for place in places if top in self._ours or not self._is_installed(place)]
 
     def _is_installed(self, place: Path) -> bool:
         return any(place.resolve().is_relative_to(folder) for folder in self._installed)
