@@ -41,7 +41,7 @@ class Work(Generic[ConfigT]):
         """The code that decides the numbers; no part of the key, for a changed function may change none of them."""
         task = self.task
         parts = (task.function, type(self.config), task.sources, task.resolve)
-        return code_of(parts, self.config, lab.state_folder() / "cache" / "code.json")
+        return code_of(parts, self.config, lab.state_folder() / "cache" / f"code-{task.name}.json")
 
     def key(self, processes: int) -> str:
         """The identity of the work: the same task, config, data and number of processes give the same results."""

@@ -77,4 +77,4 @@ def test_what_only_mlflow_can_tell_is_no_answer(tmp_path: Path, monkeypatch: pyt
 def test_the_code_is_that_of_function_and_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert f"{__name__}.toy" in Work(WORK.task, Config(), ()).code.definitions
-    assert (tmp_path / ".labtrail/cache/code.json").is_file()
+    assert (tmp_path / ".labtrail/cache/code-toy.json").is_file()

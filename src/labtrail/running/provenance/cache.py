@@ -42,7 +42,9 @@ class Readings:
     def save(self) -> None:
         """Keeps what is new; of two processes at once, one's readings are made again by a later one."""
         if self._path is not None and self._has_new:
-            write_atomically(self._path, json.dumps({"rule": RULE, "files": self._stored}).encode())
+            # What is not reached any more is left out: each start reads the whole file.
+            files = {key: self._stored[key] for key in self._read}
+            write_atomically(self._path, json.dumps({"rule": RULE, "files": files}).encode())
             self._has_new = False
 
 
