@@ -84,8 +84,8 @@ def ask_before(key: str, present: code_policy.Present) -> None:
         CodeError: a run of other code holds the work.
     """
     client = connection.current_store()
-    runs = connection.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
-    runs = [run for run in runs if contract.SAME_AS not in run.data.tags]
+    # Of several, one of the present code is the answer.
+    runs = sorted(_runs_of(client, key), key=lambda run: code_policy.is_other(client, run, present))
     finished = next(filter(_is_finished, runs), None)
     if finished is not None:
         code_policy.judge_finished(client, finished, present, keep=False)
@@ -116,16 +116,15 @@ def _find_earlier(
     client: MlflowClient, identity: Identity, again: bool, keep: bool, begun: bool = False
 ) -> Claim | None:
     """The run that holds this work; with ``again`` only one that was begun after the last that finished."""
-    runs = connection.search(
-        client, f"tags.`{contract.KEY}` = '{identity.key}'", order_by=["attributes.start_time DESC"]
-    )
-    runs = [run for run in runs if contract.SAME_AS not in run.data.tags]
+    runs = _runs_of(client, identity.key)
     if begun:
         runs = [run for run in runs if contract.ATTEMPTS in run.data.tags]
     if again:
         runs = [run for run in itertools.takewhile(lambda run: not _is_finished(run), runs) if not _is_elsewhere(run)]
         # What other code has begun is left as it is.
         runs = [run for run in runs if keep or not code_policy.is_other(client, run, identity)]
+    # Of several, one of the present code is the answer.
+    runs = sorted(runs, key=lambda run: code_policy.is_other(client, run, identity))
     claims = [_claim_existing(run) for run in runs]
     for state in ("finished", "mine", "busy"):
         for position, candidate in enumerate(claims):
@@ -134,6 +133,12 @@ def _find_earlier(
                     _release(other)
                 return _judged(client, runs[position], candidate, identity, keep)
     return None
+
+
+def _runs_of(client: MlflowClient, key: str) -> list[MlflowRun]:
+    """The runs of a piece of work, the newest first; pointers hold none."""
+    runs = connection.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
+    return [run for run in runs if contract.SAME_AS not in run.data.tags]
 
 
 def _judged(client: MlflowClient, run: MlflowRun, claimed: Claim, identity: Identity, keep: bool) -> Claim:

@@ -79,7 +79,8 @@ def finished_run(work: Work[Any], processes: int) -> Finished | None:
     finished = [run for run in runs if run.end == "FINISHED" and contract.SAME_AS not in run.tags]
     if not finished:
         return None
-    run = finished[-1]
+    # Of several, one of the present code is the answer.
+    run = next((run for run in reversed(finished) if run.tags.get(contract.CODE) == work.code.digest), finished[-1])
     code = run.tags.get(contract.CODE, "")
     return Finished(run.run_id, remark_on(code)) if code in ("", work.code.digest) else None
 

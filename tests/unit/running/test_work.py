@@ -60,10 +60,13 @@ def test_a_run_of_other_code_is_no_answer(experiment: str) -> None:
     unknown = finished_run(WORK, 1)
     assert unknown is not None
     assert "code is unknown" in unknown.remark
-    same = run_that(experiment, "FINISHED", ended="FINISHED", code=WORK.code.digest)
-    assert finished_run(WORK, 1) == (same, "")
     run_that(experiment, "FINISHED", ended="FINISHED", code="0" * 16)
     assert finished_run(WORK, 1) is None
+    same = run_that(experiment, "FINISHED", ended="FINISHED", code=WORK.code.digest)
+    assert finished_run(WORK, 1) == (same, "")
+    # Of several, one of the present code is the answer.
+    run_that(experiment, "FINISHED", ended="FINISHED", code="1" * 16)
+    assert finished_run(WORK, 1) == (same, "")
 
 
 @pytest.mark.parametrize("uri", ["", "http://127.0.0.1:1", "file:///tmp/mlruns"])
