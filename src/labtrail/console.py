@@ -20,7 +20,12 @@ COMMANDS = {
         "report": "one HTML page about a campaign, a task or a list of runs",
         "digest": "the story of some days",
     },
-    "Trust": {"doctor": "what is wrong with this machine or store, and the command that mends it"},
+    "Trust": {
+        "reproduce": "run a run again by its own code, and compare to the bit",
+        "settle": "run a run again by the present code: equal numbers make both codes one",
+        "diff": "in what two runs, or a run and this folder, differ",
+        "doctor": "what is wrong with this machine or store, and the command that mends it",
+    },
     "Keep": {
         "archive": "close a round: frozen report, tables, export",
         "restore": "bring an export into a store",

@@ -23,8 +23,15 @@ GIT_DIRTY = "labtrail.git_dirty"
 # Digest of the code that decides the run's numbers; where several have, JSON [[first epoch, digest], ...].
 CODE = "labtrail.code"
 CODES = "labtrail.codes"
-# JSON [[digest, digest], ...] on a run: codes that somebody has said, or a run has shown, to be the same.
+# JSON [[digest, digest], ...] on a run: codes that somebody has said to be the same; or that a run, whose id follows,
+# has shown to be.
 CODE_SAME = "labtrail.code_same"
+# Id of the tree in git that the run's code is of, and whether what was kept of it is complete.
+TREE = "labtrail.tree"
+SOURCE_KEPT = "labtrail.source"
+# On a run that repeats another one to compare them: its id; and on that one, JSON of the verdict.
+REPRODUCES = "labtrail.reproduces"
+REPRODUCED = "labtrail.reproduced"
 STUDY = "labtrail.study"
 TRIAL = "labtrail.trial"
 # Where the run's job ran, and what it had asked for.
@@ -52,6 +59,9 @@ SUBMISSIONS = "scheduler.submissions"
 PROGRESS = "scheduler.progress"
 # Environment variable that gives a process's runs their campaign.
 CAMPAIGN_VARIABLE = "LABTRAIL_CAMPAIGN"
+# Id of the run that a process repeats, to compare the two, and after how many records it ends; unset: at its end.
+REPRODUCES_VARIABLE = "LABTRAIL_REPRODUCES"
+RECORDS_VARIABLE = "LABTRAIL_REPRODUCES_RECORDS"
 # What its submission tells a job: the number of the attempt, and the resources that were asked for.
 TOKEN_VARIABLE = "LABTRAIL_TOKEN"
 RESOURCES_VARIABLE = "LABTRAIL_RESOURCES"
@@ -87,6 +97,11 @@ EXIT_STATUS = "labtrail.exit_status"
 # Statuses of runs that have not ended, and all there are.
 OPEN = ("RUNNING", "SCHEDULED")
 ANY_END = ("FINISHED", "FAILED", "KILLED", *OPEN)
+
+
+def source_folder(attempt: int) -> str:
+    """Name of the artifact folder with the source that an attempt ran from."""
+    return SOURCE if attempt == 1 else f"{SOURCE}/attempt-{attempt}"
 
 
 def code_file(digest: str) -> str:

@@ -62,6 +62,18 @@ def replaced_folder(target: Path) -> Generator[Path]:
             remove(other)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a file that nobody changes a second name; a copy where the disk or its owner does not allow that."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames inside a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -33,13 +33,14 @@ _REPEATS = 5
 _SAMPLE = 25
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _REPORT = """
-import resource, time
+import time
+from labtrail.running.provenance.facts import peak_memory_mib
 from labtrail.report.build import build
 from labtrail.report.config import ReportConfig
 began = time.perf_counter()
 made = build(ReportConfig(campaign="reported"))
 assert made.metrics["report/runs"] == 300
-print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+print(time.perf_counter() - began, peak_memory_mib() / 2**10)
 """
 
 

@@ -104,7 +104,23 @@ def test_other_code_does_not_continue_a_run_in_silence(workspace: Workspace) -> 
     assert second in (1, 2)
     assert old != new
     names = {path.name for path in (workspace.artifacts(run_id) / contract.SOURCE).iterdir()}
-    assert names == {f"code-{old}.json", f"code-{new}.json"}
+    assert names >= {f"code-{old}.json", f"code-{new}.json", "code.tar.gz", "attempt-2"}
+    copies = [workspace.artifacts(run_id) / contract.source_folder(attempt) / "code.tar.gz" for attempt in (1, 2)]
+    assert copies[0].read_bytes() != copies[1].read_bytes()
+
+
+def test_a_run_goes_on_with_the_code_that_began_it(workspace: Workspace) -> None:
+    run_id = killed(workspace)
+    edit(workspace, *BETAS)
+    pinned = workspace.run(*COMMAND, "--pinned")
+    assert pinned.returncode == 0, pinned.stderr
+    assert "goes on with the code that began it" in pinned.stderr
+    (run,) = runs(workspace).to_dict("records")
+    assert (run["run_id"], run["status"], run[contract.ATTEMPTS]) == (run_id, "FINISHED", "2")
+    assert contract.CODES not in run
+    assert len({path.name for path in (workspace.artifacts(run_id) / contract.SOURCE).glob("code-*")}) == 1
+    # Its code is still not the present one.
+    assert workspace.run(*COMMAND).returncode == 3
 
 
 def test_again_leaves_what_other_code_has_begun(workspace: Workspace) -> None:

@@ -12,6 +12,7 @@ PROFILE = {
     "summary.txt",
     "report.html",
     "config.yaml",
+    "source",
     "figures",
     "tables",
     "batch_2",
@@ -41,7 +42,13 @@ def test_a_profile_and_a_comparison(workspace: Workspace) -> None:
     assert {path.name for path in folder.iterdir()} == PROFILE
     assert {path.name for path in (folder / "figures").iterdir()} >= FIGURES
     smaller = folder / "batch_2"
-    assert {path.name for path in smaller.iterdir()} == PROFILE - {"report.html", "config.yaml", "tables", "batch_2"}
+    assert {path.name for path in smaller.iterdir()} == PROFILE - {
+        "report.html",
+        "config.yaml",
+        "source",
+        "tables",
+        "batch_2",
+    }
     assert {path.name for path in (smaller / "figures").iterdir()} == FIGURES - {"memory_by_batch.png"}
     nodes, kept = pd.read_csv(folder / "node_stats.csv"), pd.read_csv(folder / "activation_stats.csv")
     assert list(nodes.columns[:7]) == ["id", "name", "op", "phase", "role", "run_time_s", "peak_memory_bytes"]

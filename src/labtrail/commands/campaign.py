@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from labtrail.jobs.queues import Batch
-    from labtrail.sweeps.campaign import Campaign
+    from labtrail.running.task import Task
+    from labtrail.sweeps.campaign import Campaign, CampaignConfig
+    from labtrail.sweeps.round_code import Answer, Pin
 
 _CONFIG = click.option("--config", "path", type=LabPath(), required=True, help="YAML file of a campaign.")
 # Options of earlier versions, in crontabs and scripts -> the command that does it now.
@@ -82,29 +84,46 @@ def command() -> None:
 @click.option("--workers", type=click.IntRange(1), help="Cells at once; by default as many as this machine has cores.")
 @switch("--dry-run", "Print the cells with their states and commands, and stop.")
 @switch("--report", "Write the page of the round as it stands to reports/NAME.html after a tick.")
-@switch("--again", "Look again at a campaign that has finished; finished cells stay as they are.")
+@switch("--again", "Look again at a campaign that has finished: finished cells stay; those of other code run again.")
+@switch("--keep", "Go on with the present code, and count what other code has done.")
+@switch("--pinned", "Go on with the code that the round began with.")
 def run(
-    path: Path, backend: str, backend_config: Path | None, workers: int | None, dry_run: bool, report: bool, again: bool
+    path: Path,
+    backend: str,
+    backend_config: Path | None,
+    workers: int | None,
+    dry_run: bool,
+    report: bool,
+    again: bool,
+    keep: bool,
+    pinned: bool,
 ) -> int:
-    """Runs what is missing here, or, on a scheduler, submits what is due."""
+    """Runs what is missing here, or, on a scheduler, submits what is due.
+
+    All cells run from one copy of the code, taken when the round begins. Where the code has changed since, this machine
+    asks once (exit status 3); a scheduler's tick, which nobody may be watching, goes on with the round's own.
+    """
     from labtrail.jobs.queues import batch_named
     from labtrail.running.execute import Options, execute
-    from labtrail.sweeps.campaign import CampaignConfig, campaign_task, cells_of
+    from labtrail.sweeps.campaign import campaign_task
+    from labtrail.sweeps.round_code import Answer
 
-    config = load_config(CampaignConfig, path)
-    task = task_named(config.task)
-    cells_of(config, task)
     batch = batch_named(backend, backend_config)
     if batch is None and report:
         raise ConfigError(["--report belongs to a scheduler: name it with --backend"])
     if dry_run:
         return _dry_run(_opened(path), batch)
-    if batch is None:
-        return execute(campaign_task(config, task, path, workers or os.cpu_count() or 1), config, Options(again=again))
-    status = _tick(_opened(path), batch, retry=False)
-    if report:
-        _refresh_report(config.name)
-    return status
+    answer = Answer(keep, again, pinned)
+    config, task, pin = _pinned(path, answer, ask=batch is None)
+    if batch is not None:
+        status = _tick(_campaign(config, task, pin, answer), batch, retry=False)
+        if report:
+            _refresh_report(config.name)
+        return status
+    if not pin.recorded:
+        _campaign(config, task, pin, answer)
+    local = campaign_task(config, task, path, workers or os.cpu_count() or 1, pin)
+    return execute(local, config, Options(again=again, tags={contract.CODE: pin.code.digest}))
 
 
 @command.command(cls=LabCommand, context_settings=HELP)
@@ -134,8 +153,11 @@ def cancel(path: Path, backend: str, backend_config: Path | None) -> int:
 @_on_scheduler
 def retry(path: Path, backend: str, backend_config: Path | None) -> int:
     """Submits what is due, and again the cells that failed by themselves or were given up."""
+    from labtrail.sweeps.round_code import Answer
+
     batch = _scheduler(backend, backend_config)
-    return _tick(_opened(path), batch, retry=True)
+    config, task, pin = _pinned(path, Answer(), ask=False)
+    return _tick(_campaign(config, task, pin, Answer()), batch, retry=True)
 
 
 @command.command(cls=LabCommand, context_settings=HELP)
@@ -195,14 +217,47 @@ def _scheduler(backend: str, backend_config: Path | None) -> "Batch":
     return batch
 
 
-def _opened(path: Path) -> "Campaign":
-    from labtrail.store import connection
-    from labtrail.sweeps.campaign import Campaign, CampaignConfig, run_command
+def _pinned(path: Path, answer: "Answer", *, ask: bool, begin: bool = True) -> "tuple[CampaignConfig, Task[Any], Pin]":
+    """A round, its cells' task, and the code that it runs from; may go on as a process of that code.
+
+    Raises:
+        ConfigError: a cell's config is not valid.
+        CodeError: the code has changed since the round began.
+    """
+    from labtrail.sweeps.campaign import CampaignConfig, cells_of, load_cell, state_of
+    from labtrail.sweeps.round_code import pin_of
 
     config = load_config(CampaignConfig, path)
     task = task_named(config.task)
+    configs = [load_cell(task, cell) for cell in cells_of(config, task)]
+    what = f"campaign {config.name}"
+    return config, task, pin_of(state_of(config.name), what, task, configs, answer, ask=ask, begin=begin)
+
+
+def _campaign(config: "CampaignConfig", task: "Task[Any]", pin: "Pin", answer: "Answer") -> "Campaign":
+    """A round whose cells may be started.
+
+    Raises:
+        CodeError: other code has done or begun some of them.
+    """
+    from labtrail.store import connection
+    from labtrail.sweeps.campaign import Campaign, run_command, with_frozen_bases
+
     connection.initialise([task.experiment_name])
-    return Campaign(config, task, run_command(task))
+    campaign = Campaign(with_frozen_bases(config), task, run_command(task), pin)
+    campaign.judge_code(answer)
+    return campaign
+
+
+def _opened(path: Path) -> "Campaign":
+    """A round that is only looked at."""
+    from labtrail.store import connection
+    from labtrail.sweeps.campaign import Campaign, run_command
+    from labtrail.sweeps.round_code import Answer
+
+    config, task, pin = _pinned(path, Answer(), ask=False, begin=False)
+    connection.initialise([task.experiment_name])
+    return Campaign(config, task, run_command(task), pin)
 
 
 def _dry_run(campaign: "Campaign", batch: "Batch | None") -> int:
@@ -217,7 +272,8 @@ def _dry_run(campaign: "Campaign", batch: "Batch | None") -> int:
         check(batch.config, batch.queue, [job_name(campaign, cell) for cell in campaign.ready()])
     for cell in campaign.cells:
         words = shlex.join(["python", *campaign.job(cell).command[1:]])
-        click.echo(f"{cell.state:8} {cell.name}  {cell.run_id or cell.problem or words}")
+        beside = "  (other code has done or begun this work)" if cell.again else ""
+        click.echo(f"{cell.state:8} {cell.name}  {cell.run_id or cell.problem or words}{beside}")
     click.echo(_counted(campaign))
     return contract.DONE
 

@@ -282,7 +282,8 @@ def _take_environment(environment: Mapping[str, str], installed: Sequence[str]) 
     """The variables, the search path and the generators that a new process would have."""
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[:] = [str(Path.cwd()), *_search_path(environment), *installed]
+    here = [] if environment.get("PYTHONSAFEPATH") else [str(Path.cwd())]
+    sys.path[:] = [*here, *_search_path(environment), *installed]
     sys.path_importer_cache.clear()
     if environment.get("PYTHONUNBUFFERED"):
         for stream in (sys.stdout, sys.stderr):

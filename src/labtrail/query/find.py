@@ -16,6 +16,7 @@ from labtrail.config import ConfigT, load_config
 from labtrail.errors import QueryError
 from labtrail.files import remove, sha256_of
 from labtrail.query.query import run_row
+from labtrail.query.selection import RunRow
 from labtrail.record import DataSource
 from labtrail.store import connection, lab, ui_links
 
@@ -47,6 +48,30 @@ def find_run(wanted: str, task: str, client: MlflowClient | None = None) -> pd.S
     if len(finished) > 1 and wanted != contract.LATEST:
         raise QueryError(f"run {wanted!r}: {len(finished)} finished runs of task {task}: {_listed(finished)}; name one")
     return _row_of(finished[0], task)
+
+
+def run_by_id(run_id: str, client: MlflowClient | None = None) -> RunRow:
+    """A run of any task and end; the id of a pointer leads to the run it points to.
+
+    Raises:
+        QueryError: it is no id, or there is no such run.
+    """
+    client = client or connection.current_store()
+    run = connection.run_of(client, run_id) if contract.is_run_id(run_id) else None
+    if run is not None and contract.SAME_AS in run.data.tags:
+        run = connection.run_of(client, run.data.tags[contract.SAME_AS])
+    if run is None or run.info.lifecycle_stage != "active":
+        where = ui_links.without_secrets(connection.tracking_uri())
+        hint = "" if contract.is_run_id(run_id) else "; an id has 32 hexadecimal digits"
+        raise QueryError(f"run {run_id}: no such run in {where}{hint}")
+    return run_row(run)
+
+
+def runs_tagged(name: str, value: str, client: MlflowClient | None = None) -> list[RunRow]:
+    """The runs of any task and end that have a value of a tag, the newest first."""
+    client = client or connection.current_store()
+    runs = connection.search(client, f"tags.`{name}` = '{value}'", order_by=["attributes.start_time DESC"])
+    return [run_row(run) for run in runs]
 
 
 def find_runs(wanted: str, task: str, client: MlflowClient | None = None) -> list[str]:
@@ -84,13 +109,19 @@ def _searched(wanted: str, condition: str, client: MlflowClient) -> list[MlflowR
 
 def data_digests(run_id: str, client: MlflowClient | None = None) -> set[str]:
     """The sha-256 digests of everything a run has read."""
+    return set(data_by_context(run_id, client).values())
+
+
+def data_by_context(run_id: str, client: MlflowClient | None = None) -> dict[str, str]:
+    """Part that the data had in a run, with their name -> sha-256 digest, of everything that it has read."""
     inputs = (client or connection.current_store()).get_run(run_id).inputs
-    profiles = (
-        [json.loads(dataset_input_.dataset.profile or "{}") for dataset_input_ in inputs.dataset_inputs]
-        if inputs
-        else []
-    )
-    return {profile["sha256"] for profile in profiles if "sha256" in profile}
+    digests = {}
+    for read in inputs.dataset_inputs if inputs else ():
+        profile = json.loads(read.dataset.profile or "{}")
+        contexts = [tag.value for tag in read.tags if tag.key == "mlflow.data.context"]
+        if "sha256" in profile:
+            digests[f"{', '.join(contexts)} ({read.dataset.name})"] = profile["sha256"]
+    return digests
 
 
 def model_version(uri: str, client: MlflowClient | None = None) -> tuple[str, str]:
@@ -144,7 +175,7 @@ def _row_of(run: MlflowRun, task: str) -> pd.Series:
 def _is_result(run: MlflowRun, wanted: str = "") -> bool:
     """Whether a run is finished work; of archived rounds only if somebody's own filter found it."""
     wide = wanted in (contract.LATEST, contract.ALL)
-    if contract.SAME_AS in run.data.tags or (wide and contract.ARCHIVED in run.data.tags):
+    if {contract.SAME_AS, contract.REPRODUCES} & run.data.tags.keys() or (wide and contract.ARCHIVED in run.data.tags):
         return False
     return contract.end_of(run.data.tags, run.info.status) == "FINISHED"
 

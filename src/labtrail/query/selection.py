@@ -46,6 +46,8 @@ class Selection:
             return "not of labtrail"
         if contract.SAME_AS in run.tags:
             return "points to another run"
+        if contract.REPRODUCES in run.tags and self.run_ids is None:
+            return "repeats another run"
         if run.end not in self.statuses:
             return run.end.lower()
         return "archived" if contract.ARCHIVED in run.tags and not self.archived else ""

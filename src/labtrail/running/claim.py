@@ -14,7 +14,10 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.tracking.context import registry
 
 from labtrail import contract
+from labtrail.config import flatten
 from labtrail.errors import ClaimError
+from labtrail.query.find import data_digests
+from labtrail.query.query import run_row
 from labtrail.running import code_policy
 from labtrail.running.identity import Identity
 from labtrail.store import connection, locks
@@ -77,6 +80,55 @@ def claim(
         return earlier
 
 
+def open_beside(client: MlflowClient, identity: Identity, experiment_id: str, run_id: str) -> Claim:
+    """Opens a run that repeats a run of the same work, to compare them; claims and wide queries pass it over.
+
+    Args:
+        client: of the store.
+        identity: of the work, as it is now.
+        experiment_id: where the new run goes.
+        run_id: of the run that is repeated.
+
+    Raises:
+        ClaimError: this would be other work: says whether config, data or processes differ. Nothing was written.
+    """
+    original = client.get_run(run_id)
+    if original.data.tags.get(contract.KEY) != identity.key:
+        known = data_digests(run_id, client)
+        other = [f"{source.context} ({source.name})" for source in identity.sources if source.digest not in known]
+        differs = f"data: other content of {', '.join(other)}" if other else _other_than_data(original, identity)
+        raise ClaimError(f"run {run_id} would not be repeated by this: {differs}; nothing was run")
+    beside = _create(client, identity, experiment_id)
+    client.set_tag(beside, contract.REPRODUCES, run_id)
+    return Claim("mine", beside, _try_lock(beside))
+
+
+def open_member_beside(client: MlflowClient, identity: Identity, experiment_id: str) -> Claim:
+    """Opens a run that repeats the newest finished run of a member's work.
+
+    Raises:
+        ClaimError: no run has finished it.
+    """
+    original = next((run for run in runs_of(client, identity.key) if is_finished(run)), None)
+    if original is None:
+        raise ClaimError(f"{identity.name}: no run has finished this work, so that none can be repeated")
+    return open_beside(client, identity, experiment_id, original.info.run_id)
+
+
+def _other_than_data(original: MlflowRun, identity: Identity) -> str:
+    tags, params = original.data.tags, original.data.params
+    processes = tags.get(contract.PROCESSES), identity.tags.get(contract.PROCESSES)
+    if processes[0] != processes[1]:
+        return f"processes: {processes[0]} then, {processes[1]} now"
+    values = {f"{contract.CONFIG_PREFIX}{name}": str(value) for name, value in flatten(identity.config).items()}
+    names = sorted(name for name in values.keys() | params.keys() if values.get(name) != params.get(name))
+    shown = [
+        f"{name.removeprefix(contract.CONFIG_PREFIX)}: {params.get(name)} then, {values.get(name)} now"
+        for name in names
+    ]
+    return f"config: {', '.join(shown)}" if shown else "its key was made in another way"
+
+
 def ask_before(key: str, present: code_policy.Present) -> None:
     """Asks what a claim of this work would ask, before processes are started for it.
 
@@ -85,8 +137,8 @@ def ask_before(key: str, present: code_policy.Present) -> None:
     """
     client = connection.current_store()
     # Of several, one of the present code is the answer.
-    runs = sorted(_runs_of(client, key), key=lambda run: code_policy.is_other(client, run, present))
-    finished = next(filter(_is_finished, runs), None)
+    runs = sorted(map(run_row, runs_of(client, key)), key=lambda run: code_policy.is_other(client, run, present))
+    finished = next((run for run in runs if run.end == "FINISHED"), None)
     if finished is not None:
         code_policy.judge_finished(client, finished, present, keep=False)
     elif runs:
@@ -116,15 +168,15 @@ def _find_earlier(
     client: MlflowClient, identity: Identity, again: bool, keep: bool, begun: bool = False
 ) -> Claim | None:
     """The run that holds this work; with ``again`` only one that was begun after the last that finished."""
-    runs = _runs_of(client, identity.key)
+    runs = runs_of(client, identity.key)
     if begun:
         runs = [run for run in runs if contract.ATTEMPTS in run.data.tags]
     if again:
-        runs = [run for run in itertools.takewhile(lambda run: not _is_finished(run), runs) if not _is_elsewhere(run)]
+        runs = [run for run in itertools.takewhile(lambda run: not is_finished(run), runs) if not _is_elsewhere(run)]
         # What other code has begun is left as it is.
-        runs = [run for run in runs if keep or not code_policy.is_other(client, run, identity)]
+        runs = [run for run in runs if keep or not code_policy.is_other(client, run_row(run), identity)]
     # Of several, one of the present code is the answer.
-    runs = sorted(runs, key=lambda run: code_policy.is_other(client, run, identity))
+    runs = sorted(runs, key=lambda run: code_policy.is_other(client, run_row(run), identity))
     claims = [_claim_existing(run) for run in runs]
     for state in ("finished", "mine", "busy"):
         for position, candidate in enumerate(claims):
@@ -135,7 +187,7 @@ def _find_earlier(
     return None
 
 
-def _runs_of(client: MlflowClient, key: str) -> list[MlflowRun]:
+def runs_of(client: MlflowClient, key: str) -> list[MlflowRun]:
     """The runs of a piece of work, the newest first; pointers hold none."""
     runs = connection.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
     return [run for run in runs if contract.SAME_AS not in run.data.tags]
@@ -146,7 +198,7 @@ def _judged(client: MlflowClient, run: MlflowRun, claimed: Claim, identity: Iden
     judge = {"finished": code_policy.judge_finished, "mine": code_policy.judge_begun}.get(claimed.state)
     try:
         if judge is not None:
-            judge(client, run, identity, keep)
+            judge(client, run_row(run), identity, keep)
     except BaseException:
         _release(claimed)
         raise
@@ -154,7 +206,7 @@ def _judged(client: MlflowClient, run: MlflowRun, claimed: Claim, identity: Iden
 
 
 def _claim_existing(run: MlflowRun) -> Claim:
-    if _is_finished(run):
+    if is_finished(run):
         return Claim("finished", run.info.run_id)
     if _is_elsewhere(run):
         raise ClaimError(
@@ -165,7 +217,8 @@ def _claim_existing(run: MlflowRun) -> Claim:
     return Claim("busy" if lock is None else "mine", run.info.run_id, lock)
 
 
-def _is_finished(run: MlflowRun) -> bool:
+def is_finished(run: MlflowRun) -> bool:
+    """Whether a run holds its result."""
     return contract.end_of(run.data.tags, run.info.status) == "FINISHED"
 
 

@@ -5,22 +5,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from labtrail import contract
 from labtrail.config import describe, load_config, to_yaml
 from labtrail.errors import ConfigError, LabtrailError
-from labtrail.running.processes import end_with_parent, is_worker, relaunch
+from labtrail.running.processes import end_with_parent
 from labtrail.running.signals import Interrupted, ignore_signals, stop_by_exception
+from labtrail.running.start import Wishes, start
 from labtrail.running.task import Task
 from labtrail.store import lab
-
-if TYPE_CHECKING:
-    from labtrail.running.work import Finished, Work
-
-_log = logging.getLogger("labtrail")
 
 HELP = {"help_option_names": ["-h", "--help"]}
 FREE_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True, **HELP}
@@ -93,6 +89,7 @@ def task_command(task: Task[Any], module: str, word: str = "", others: Sequence[
     )
     @switch("--again", "Run again although a run of this config and data has finished.")
     @switch("--keep", "Let a run of other code count as done, or continue it; both codes are noted on it.")
+    @switch("--pinned", "Continue a run with the code that began it, as it was kept, whatever has been edited since.")
     @click.option("--processes", type=click.IntRange(1), help="Processes on this machine; started here if needed.")
     @click.option(
         "--timeout",
@@ -107,55 +104,16 @@ def task_command(task: Task[Any], module: str, word: str = "", others: Sequence[
     )
     @click.option("--print-config", is_flag=True, help="Print the merged config as YAML and stop.")
     @click.pass_context
-    def command(
-        context: click.Context,
-        path: Path | None,
-        again: bool,
-        keep: bool,
-        processes: int | None,
-        timeout: float,
-        register: str,
-        print_config: bool,
-    ) -> int:
+    def command(context: click.Context, path: Path | None, print_config: bool, **wishes: Any) -> int:
         # Loading torch and MLflow takes seconds: a typo is answered, and a config printed, before that.
         config = load_config(task.config, path, overrides_of(context.args))
         if print_config:
             click.echo(to_yaml(config), nl=False)
             return contract.DONE
-        from labtrail.running.work import ALREADY_DONE, work_of
-
-        first = not is_worker() and not _under_launcher()
-        work = None
-        if first and not again and not register and "MLFLOW_RUN_ID" not in os.environ:
-            work = work_of(task, config)
-            if (done := _done_by(work, processes or 1)) is not None:
-                _log.info(ALREADY_DONE, *done)
-                return contract.DONE
-        if first and processes is not None and processes > 1:
-            if work is not None and not keep:
-                _ask_before(work, processes)
-            relaunch(module, sys.argv[1:], processes)
-        from labtrail.running.execute import Options, run_work
-
-        return run_work(work or work_of(task, config), Options(again, processes, timeout, register, keep=keep)).status
+        return start(task, config, Wishes(**wishes), ("-m", module, *word.split()))
 
     command.help = f"Runs the task {task.name}; its results go to the MLflow experiment {task.experiment_name!r}."
     return command
-
-
-def _done_by(work: "Work[Any]", processes: int) -> "Finished | None":
-    """The run that has finished this work and all that it leaves outside, if that can be told without MLflow."""
-    from labtrail.running.work import finished_run
-
-    return None if work.task.missing(work.config) else finished_run(work, processes)
-
-
-def _ask_before(work: "Work[Any]", processes: int) -> None:
-    """A launcher would turn the status of its processes into 1."""
-    from labtrail.running.claim import ask_before
-    from labtrail.running.identity import PresentCode
-
-    ask_before(work.key(processes), PresentCode(work.task.name, work.code))
 
 
 def command_line(command: click.Command, arguments: Sequence[str] | None = None) -> None:
@@ -164,10 +122,6 @@ def command_line(command: click.Command, arguments: Sequence[str] | None = None)
     stop_by_exception()
     end_with_parent()
     sys.exit(_guarded(command, arguments))
-
-
-def _under_launcher() -> bool:
-    return "ACCELERATE_MIXED_PRECISION" in os.environ
 
 
 def _start() -> None:

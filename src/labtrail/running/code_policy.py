@@ -8,15 +8,14 @@ Why: docs/decisions/049-other-code-is-a-question.md
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mlflow import MlflowClient
-from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
 
 from labtrail import contract
-from labtrail.errors import CodeError
+from labtrail.errors import CodeError, QueryError
+from labtrail.query.find import artifact
+from labtrail.query.selection import RunRow
 from labtrail.running.provenance.code import CodeDigest, change_between
 from labtrail.store import connection
 
@@ -24,7 +23,7 @@ _log = logging.getLogger("labtrail")
 
 
 class Present(Protocol):
-    """What a run is judged by: the task's name, and its present code."""
+    """What a run is judged by: the task's name, and its present code; an ``Identity`` for instance."""
 
     @property
     def task(self) -> str: ...  # noqa: D102 said above
@@ -33,15 +32,22 @@ class Present(Protocol):
     def code(self) -> CodeDigest: ...  # noqa: D102 said above
 
 
-def is_other(client: MlflowClient, run: MlflowRun, present: Present) -> bool:
+class PresentCode(NamedTuple):
+    """The present code of a task, where there is no identity yet."""
+
+    task: str
+    code: CodeDigest
+
+
+def is_other(client: MlflowClient, run: RunRow, present: Present) -> bool:
     """Whether a run was made by code that is neither the present one nor known to be the same."""
-    code = run.data.tags.get(contract.CODE)
+    code = run.tags.get(contract.CODE)
     if not code or not present.code.definitions or code == present.code.digest:
         return False
-    return present.code.digest not in _same_as(client, present.task, code)
+    return present.code.digest not in same_codes(client, present.task, code)
 
 
-def judge_finished(client: MlflowClient, run: MlflowRun, present: Present, keep: bool) -> None:
+def judge_finished(client: MlflowClient, run: RunRow, present: Present, keep: bool) -> None:
     """Lets a finished run stand for the present code, if that is the same or somebody says so.
 
     Raises:
@@ -51,28 +57,27 @@ def judge_finished(client: MlflowClient, run: MlflowRun, present: Present, keep:
         return
     if not keep:
         raise CodeError(
-            f"run {run.info.run_id} has finished this config and data with other code{_commit(run)}: "
-            f"{_difference(client, run, present)}; nothing was run: --again runs it with the present code, "
-            "--keep takes that run as the answer"
+            f"run {run.run_id} has finished this config and data with other code{_commit(run)}: "
+            f"{difference(client, run, present)}; nothing was run: --again runs it with the present code, "
+            "--keep takes that run as the answer, labtrail settle tells whether both give the same numbers"
         )
-    pairs = [*_pairs(run.data.tags), [run.data.tags[contract.CODE], present.code.digest]]
-    client.set_tag(run.info.run_id, contract.CODE_SAME, json.dumps(pairs))
-    _log.info("run %s counts as one of the present code from now on, since --keep says so", run.info.run_id)
+    declare_same(client, run, present.code.digest)
+    _log.info("run %s counts as one of the present code from now on, since --keep says so", run.run_id)
 
 
-def judge_begun(client: MlflowClient, run: MlflowRun, present: Present, keep: bool) -> None:
+def judge_begun(client: MlflowClient, run: RunRow, present: Present, keep: bool) -> None:
     """Lets a run that has not finished be continued by the present code, if that is the same or somebody says so.
 
     Raises:
         CodeError: it is not; names the functions and what can be done.
     """
-    if contract.ATTEMPTS not in run.data.tags or not is_other(client, run, present):
+    if contract.ATTEMPTS not in run.tags or not is_other(client, run, present):
         return
     if not keep:
         raise CodeError(
-            f"run {run.info.run_id} ({contract.end_of(run.data.tags, run.info.status)}) would be continued by other "
-            f"code{_commit(run)}: {_difference(client, run, present)}; nothing was run: --again starts a new run, "
-            "--keep continues it and notes both codes on it"
+            f"run {run.run_id} ({run.end}) would be continued by other "
+            f"code{_commit(run)}: {difference(client, run, present)}; nothing was run: --again starts a new run, "
+            "--keep continues it and notes both codes on it, --pinned continues it with its own code"
         )
 
 
@@ -91,8 +96,9 @@ def segments(before: Mapping[str, str], code: CodeDigest, epoch: int) -> str | N
     return json.dumps([*known, [epoch, code.digest]])
 
 
-def _difference(client: MlflowClient, run: MlflowRun, present: Present) -> str:
-    digest = run.data.tags[contract.CODE]
+def difference(client: MlflowClient, run: RunRow, present: Present) -> str:
+    """In which functions a run's code and the present one differ, as far as the run's were kept."""
+    digest = run.tags[contract.CODE]
     old = _kept(client, run, digest)
     if old is None:
         return f"its digest is {digest}, the present one {present.code.digest}, and its functions were not kept"
@@ -101,26 +107,36 @@ def _difference(client: MlflowClient, run: MlflowRun, present: Present) -> str:
     return str(change_between(old, present.code))
 
 
-def _kept(client: MlflowClient, run: MlflowRun, digest: str) -> CodeDigest | None:
+def _kept(client: MlflowClient, run: RunRow, digest: str) -> CodeDigest | None:
     """The digests of the run's functions, as they are kept beside it."""
-    name = contract.code_file(digest)
-    folder = connection.local_path(str(run.info.artifact_uri))
     try:
-        path = folder / name if folder else Path(client.download_artifacts(run.info.run_id, name))
-        return CodeDigest.from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError, KeyError, MlflowException):
+        return CodeDigest.from_json(json.loads(artifact(run.run_id, contract.code_file(digest), client).read_bytes()))
+    except (OSError, ValueError, KeyError, QueryError):
         return None
 
 
-def _commit(run: MlflowRun) -> str:
-    commit = run.data.tags.get(contract.GIT_COMMIT, "")
+def _commit(run: RunRow) -> str:
+    commit = run.tags.get(contract.GIT_COMMIT, "")
     return f" (commit {commit.split()[-1][:9]})" if commit else ""
 
 
-def _same_as(client: MlflowClient, task: str, code: str) -> set[str]:
-    """All codes that are known to be the same as one, for a task."""
+def declare_same(client: MlflowClient, run: RunRow, code: str, evidence: str = "") -> None:
+    """Notes on a run that its code and another one count as the same for its task.
+
+    Args:
+        client: of the store.
+        run: of the one code.
+        code: the other one.
+        evidence: id of a run of that code with the same numbers; empty: somebody says so.
+    """
+    pairs = [*_pairs(run.tags), [run.tags[contract.CODE], code, *([evidence] if evidence else [])]]
+    client.set_tag(run.run_id, contract.CODE_SAME, json.dumps(pairs))
+
+
+def same_codes(client: MlflowClient, task: str, code: str) -> set[str]:
+    """All codes that are known to be the same as one, for a task; that one is among them."""
     marked = connection.search(client, f"tags.`{contract.TASK}` = '{task}' AND tags.`{contract.CODE_SAME}` LIKE '%'")
-    pairs = [set(pair) for run in marked for pair in _pairs(run.data.tags)]
+    pairs = [set(pair[:2]) for run in marked for pair in _pairs(run.data.tags)]
     same, size = {code}, 0
     while len(same) > size:
         size = len(same)

@@ -5,9 +5,9 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from labtrail import contract
 from labtrail.config import ConfigT
 from labtrail.errors import CodeError, LabtrailError, Stopped, Superseded
 from labtrail.record import Record
-from labtrail.running.claim import Claim, claim, wait_for_lock
+from labtrail.running.claim import Claim, claim, open_beside, wait_for_lock
 from labtrail.running.fence import Fence
 from labtrail.running.identity import Identity, identify
 from labtrail.running.launch import make_accelerator, require_one_process
@@ -50,6 +50,8 @@ class Options:
         register: name in the model registry for the run's best weights; empty: none.
         watch: called with each record once it is logged; may end the run by raising ``Stopped``.
         tags: further tags of the run.
+        command: words after ``python`` that start the task, without its options; empty: ``labtrail run TASK``.
+        reproduces: id of the run that this one repeats, to compare them; empty: it is work of its own.
     """
 
     again: bool = False
@@ -59,6 +61,8 @@ class Options:
     watch: Callable[[Record], None] = lambda _record: None
     tags: Mapping[str, str] = field(default_factory=dict)
     keep: bool = False
+    command: Sequence[str] = ()
+    reproduces: str = ""
 
 
 class Outcome(NamedTuple):
@@ -90,7 +94,8 @@ def run_work(work: Work[ConfigT], options: Options) -> Outcome:
     if task.one_process:
         require_one_process(accelerator, task.name)
     identity = identify(work, accelerator, options.tags)
-    claimed = _claim_together(task, identity, accelerator, options.again or task.missing(config), options.keep)
+    again = options.again or task.missing(config)
+    claimed = _claim_together(task, identity, accelerator, replace(options, again=again))
     if claimed.state == "finished":
         if accelerator.is_main_process:
             code = connection.current_store().get_run(claimed.run_id).data.tags.get(contract.CODE, "")
@@ -99,7 +104,7 @@ def run_work(work: Work[ConfigT], options: Options) -> Outcome:
         return Outcome(contract.DONE, claimed.run_id)
     try:
         attempt = _broadcast(uuid.uuid4().hex)
-        session = Session(task, config, identity, claimed.run_id, accelerator, attempt)
+        session = Session(task, config, identity, claimed.run_id, accelerator, attempt, options.command)
         attempted = _Attempt(task, session, accelerator, options.watch, attempt)
     except Interrupted as interruption:
         if accelerator.is_main_process:
@@ -229,9 +234,7 @@ class _Attempt:
         self._session.end(status, reason)
 
 
-def _claim_together(
-    task: Task[ConfigT], identity: Identity, accelerator: Accelerator, again: bool, keep: bool
-) -> Claim:
+def _claim_together(task: Task[ConfigT], identity: Identity, accelerator: Accelerator, options: Options) -> Claim:
     """The main process claims, the others learn what; while another process holds the work, all wait.
 
     Raises:
@@ -242,9 +245,8 @@ def _claim_together(
         claimed, question = None, ""
         if accelerator.is_main_process:
             experiment_id = connection.initialise([task.experiment_name])[task.experiment_name]
-            run_of_mlflow = os.environ.get("MLFLOW_RUN_ID")
             try:
-                claimed = claim(connection.current_store(), identity, experiment_id, again, run_of_mlflow, keep)
+                claimed = _claimed(identity, experiment_id, options)
             except CodeError as error:
                 question = str(error)
             if claimed is not None and claimed.state == "busy" and (fence := Fence(claimed.run_id)).contested:
@@ -259,6 +261,13 @@ def _claim_together(
             _log.info("run %s is doing this very work in another process; waiting for it", run_id)
         waiting = True
         time.sleep(_POLL_S)
+
+
+def _claimed(identity: Identity, experiment_id: str, options: Options) -> Claim:
+    client = connection.current_store()
+    if options.reproduces:
+        return open_beside(client, identity, experiment_id, options.reproduces)
+    return claim(client, identity, experiment_id, options.again, os.environ.get("MLFLOW_RUN_ID"), options.keep)
 
 
 def _taken_over(busy: Claim, fence: Fence) -> Claim:

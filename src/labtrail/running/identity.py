@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -12,15 +11,8 @@ from labtrail import contract
 from labtrail.config import Config, ConfigT
 from labtrail.record import DataSource
 from labtrail.running.provenance.code import NO_CODE, CodeDigest
-from labtrail.running.provenance.facts import cluster_facts, device_name, git_tags
+from labtrail.running.provenance.facts import cluster_facts, device_name
 from labtrail.running.work import Work
-
-
-class PresentCode(NamedTuple):
-    """The present code of a task, which runs are judged by."""
-
-    task: str
-    code: CodeDigest
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,6 @@ def identify(work: Work[ConfigT], accelerator: Accelerator, further: Mapping[str
         contract.PROCESSES: str(accelerator.num_processes),
         contract.DEVICE: device_name(accelerator),
         contract.TORCH: str(torch.__version__),
-        **git_tags(),
         **cluster_facts(),
         **further,
     }

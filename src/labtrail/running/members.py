@@ -1,6 +1,7 @@
 """Runs that one process works on side by side, each with its own session."""
 
 import logging
+import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -8,10 +9,11 @@ from typing import Generic
 
 from accelerate import Accelerator
 
+from labtrail import contract
 from labtrail.config import ConfigT
 from labtrail.errors import ClaimError
 from labtrail.record import Record
-from labtrail.running.claim import Claim, claim
+from labtrail.running.claim import Claim, claim, open_member_beside
 from labtrail.running.identity import Identity, identify
 from labtrail.running.session import Session
 from labtrail.running.task import Task
@@ -61,7 +63,7 @@ class Members(Generic[ConfigT]):
         for config in configs:
             work = Work(task, config, tuple(task.sources(config)))
             identity = identify(work, accelerator, tags)
-            claimed = claim(connection.current_store(), identity, experiment, again=False)
+            claimed = self._claimed(identity, experiment)
             if claimed.state == "busy":
                 raise ClaimError(
                     f"run {claimed.run_id} ({identity.name}) is at work in another process; wait for its end"
@@ -70,6 +72,12 @@ class Members(Generic[ConfigT]):
                 self.finished.append(claimed.run_id)
             else:
                 self._begin(config, identity, claimed)
+
+    @staticmethod
+    def _claimed(identity: Identity, experiment: str) -> Claim:
+        if contract.REPRODUCES_VARIABLE in os.environ:
+            return open_member_beside(connection.current_store(), identity, experiment)
+        return claim(connection.current_store(), identity, experiment, again=False)
 
     def _begin(self, config: ConfigT, identity: Identity, claimed: Claim) -> None:
         self._claims[claimed.run_id] = claimed

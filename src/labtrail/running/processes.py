@@ -16,10 +16,16 @@ def is_worker() -> bool:
     return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def relaunch(module: str, arguments: Sequence[str], processes: int) -> None:
-    """Replaces this process by torchrun with that many workers of the same command on this machine."""
+def relaunch(program: Sequence[str], arguments: Sequence[str], processes: int) -> None:
+    """Replaces this process by torchrun with that many workers of the same command on this machine.
+
+    Args:
+        program: ``-m`` and a module.
+        arguments: of the command.
+        processes: how many workers.
+    """
     command = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", module, *arguments]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *program, *arguments]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.stdout.flush()
     sys.stderr.flush()

@@ -13,6 +13,7 @@ from typing import Any
 
 from labtrail.config import choices
 from labtrail.errors import ConfigError
+from labtrail.running.provenance import pins
 from labtrail.running.task import Task
 from labtrail.store.lab import lab_folder, lab_settings
 
@@ -44,7 +45,8 @@ def tasks_of(module: str) -> Sequence[Task[Any]]:
 
 @cache
 def _tasks_of(module: str, folder: Path | None) -> Sequence[Task[Any]]:
-    if folder is not None and str(folder) not in sys.path:
+    # A process that runs from a copy of the lab's code finds none of it in the lab's folder.
+    if folder is not None and str(folder) not in sys.path and pins.current() is None:
         sys.path.insert(0, str(folder))
     try:
         names = vars(import_module(module))

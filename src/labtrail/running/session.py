@@ -4,7 +4,8 @@ Why: docs/decisions/042-one-session.md
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Generic
 
@@ -22,9 +23,11 @@ from labtrail.running.code_policy import segments
 from labtrail.running.fence import Fence
 from labtrail.running.identity import Identity
 from labtrail.running.provenance.facts import peak_memory_mib
+from labtrail.running.provenance.source import take
 from labtrail.running.run import Run
 from labtrail.running.task import Task
 from labtrail.running.writer import RunWriter, Status, checked
+from labtrail.store import lab
 
 _log = logging.getLogger("labtrail")
 
@@ -52,6 +55,7 @@ class Session(Generic[ConfigT]):
         run_id: str,
         accelerator: Accelerator,
         attempt: str,
+        command: Sequence[str] = (),
     ) -> None:
         """Opens the run and shuts earlier attempts out; nothing of it is written yet.
 
@@ -62,6 +66,7 @@ class Session(Generic[ConfigT]):
             run_id: of the run, which has been claimed.
             accelerator: knows processes and device.
             attempt: a word that no other process at work on this run has; the same on all ranks.
+            command: words after ``python`` that start the task, without its options; empty: ``labtrail run TASK``.
 
         Raises:
             Superseded: a later attempt has begun.
@@ -69,6 +74,7 @@ class Session(Generic[ConfigT]):
         self.config, self.identity = config, identity
         self.metrics: dict[str, float] = {}
         self._score, self._accelerator, self._attempt = task.score, accelerator, attempt
+        self._command = tuple(command) or ("-m", "labtrail.console", "run", task.name)
         self._writer, self._fence = RunWriter(run_id), Fence(run_id)
         self._checkpoint: Checkpoint | None = None
         self._tags_before: Mapping[str, str] = {}
@@ -84,7 +90,10 @@ class Session(Generic[ConfigT]):
         """Writes what the run is of, and opens its training state."""
         writer = self._writer
         if self._accelerator.is_main_process:
-            self._tags_before = writer.start(self.identity)
+            source = take(self.identity.code, lab.working_folder(), lab.state_folder())
+            identity = replace(self.identity, tags={**self.identity.tags, **source.tags})
+            self._tags_before = writer.start(identity)
+            writer.keep_source(source, identity.code, self._command)
             writer.download(contract.CHECKPOINTS)
         self._checkpoint = Checkpoint(
             writer.folder / contract.CHECKPOINTS,

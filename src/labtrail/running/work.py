@@ -4,10 +4,12 @@ Why: docs/decisions/005-processes-in-the-key.md
      docs/decisions/047-done-is-answered-first.md
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, NamedTuple
+
+from pydantic import BaseModel
 
 from labtrail import contract
 from labtrail.config import ConfigT, fingerprint
@@ -39,14 +41,18 @@ class Work(Generic[ConfigT]):
     @cached_property
     def code(self) -> CodeDigest:
         """The code that decides the numbers; no part of the key, for a changed function may change none of them."""
-        task = self.task
-        parts = (task.function, type(self.config), task.sources, task.resolve)
-        return code_of(parts, self.config, lab.state_folder() / "cache" / f"code-{task.name}.json")
+        return present_code(self.task, [self.config])
 
     def key(self, processes: int) -> str:
         """The identity of the work: the same task, config, data and number of processes give the same results."""
         digests = [(source.context, source.digest) for source in self.sources]
         return fingerprint(self.task.name, self.config, digests, processes)
+
+
+def present_code(task: Task[Any], configs: Iterable[BaseModel]) -> CodeDigest:
+    """The code that decides the numbers of a task under some configs, as it stands in this process's files."""
+    parts = (task.function, task.config, task.sources, task.resolve)
+    return code_of(parts, configs, lab.state_folder() / "cache" / f"code-{task.name}.json")
 
 
 def work_of(task: Task[ConfigT], config: ConfigT) -> Work[ConfigT]:

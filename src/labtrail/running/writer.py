@@ -5,7 +5,7 @@ import math
 import numbers
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,12 @@ from mlflow.exceptions import MlflowException
 from labtrail import contract
 from labtrail.config import flatten, to_yaml
 from labtrail.errors import ClaimError, MetricError
-from labtrail.files import encode, remove, write_atomically
+from labtrail.files import encode, link_or_copy, remove, write_atomically
 from labtrail.record import DataSource, Record
 from labtrail.running.identity import Identity
+from labtrail.running.provenance.code import CodeDigest
+from labtrail.running.provenance.machine import environment, requirements
+from labtrail.running.provenance.source import FACTS, Source, folder_of
 from labtrail.store import connection, lab, locks
 
 _METRICS_PER_CALL = 1000
@@ -47,6 +50,7 @@ class RunWriter:
         self._remote = local is None
         self.folder = local or lab.state_folder() / "runs" / run_id
         self._written: dict[str, dict[int, float]] = {}
+        self._attempt = 1
         self._ended = False
 
     @property
@@ -61,7 +65,7 @@ class RunWriter:
             The tags that it had before.
         """
         before = self._client.get_run(self.run_id)
-        attempts = int(before.data.tags.get(contract.ATTEMPTS, 0)) + 1
+        self._attempt = attempts = int(before.data.tags.get(contract.ATTEMPTS, 0)) + 1
         self._written = {
             key: {point.step: point.value for point in self._client.get_metric_history(self.run_id, key)}
             for key in before.data.metrics
@@ -93,6 +97,30 @@ class RunWriter:
             self._client.delete_tag(self.run_id, name)
         self._client.update_run(self.run_id, status="RUNNING")
         return before.data.tags
+
+    def keep_source(self, source: Source, code: CodeDigest, command: Sequence[str]) -> None:
+        """Stores what this attempt runs from and on: its source, packages and machine.
+
+        Args:
+            source: that was taken when the attempt began; call after ``start``.
+            code: that the task reaches.
+            command: words after ``python`` that start the task, without its options.
+        """
+        folder = contract.source_folder(self._attempt)
+        facts = environment()
+        kept = {**source.to_json(), "code": code.digest, "rule": code.rule, "roots": code.roots, "command": command}
+        contents = {
+            FACTS: json.dumps(kept, indent=1),
+            "environment.json": json.dumps(facts, indent=1),
+            "requirements.txt": requirements(facts["packages"]),
+        }
+        for name, content in contents.items():
+            write_atomically(self.folder / folder / name, content.encode())
+        if source.digest:
+            for path in folder_of(lab.state_folder(), source.digest).iterdir():
+                if path.name != FACTS:
+                    link_or_copy(path, self.folder / folder / path.name)
+        self.upload(self.folder / folder)
 
     def note_codes(self, segments: str) -> None:
         """Says which epochs were computed by which code."""

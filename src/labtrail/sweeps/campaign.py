@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,18 +20,21 @@ from tqdm import tqdm
 
 from labtrail import contract
 from labtrail.config import Config, Section, load_config, text_of
-from labtrail.errors import ConfigError, LabtrailError
-from labtrail.files import sha256_of
+from labtrail.errors import CodeError, ConfigError, LabtrailError
+from labtrail.files import sha256_of, write_atomically
 from labtrail.jobs.local import Local
 from labtrail.jobs.scheduler import Job, Scheduler, last_line
+from labtrail.query.find import run_by_id
 from labtrail.query.query import Query
 from labtrail.record import DataSource, Record
+from labtrail.running.code_policy import PresentCode, declare_same, difference, same_codes
 from labtrail.running.run import Run
 from labtrail.running.run_status import set_tags
 from labtrail.running.task import Task
 from labtrail.running.work import work_of
-from labtrail.store import lab
+from labtrail.store import connection, lab
 from labtrail.sweeps.cell_state import State, WorkRuns, runs_by_key
+from labtrail.sweeps.round_code import Answer, Pin
 
 _log = logging.getLogger("labtrail")
 
@@ -90,6 +93,7 @@ class Cell:
         problem: why it failed or cannot begin.
         gone: whether a result of it that lay outside its run is no longer there.
         job_id: of its job in a scheduler's queue.
+        again: whether other code has done or begun its work, so that it runs beside that.
         title: name of its run, once its key is known.
     """
 
@@ -102,6 +106,7 @@ class Cell:
     problem: str = ""
     gone: bool = False
     job_id: str = ""
+    again: bool = False
     title: str = ""
 
     @property
@@ -113,12 +118,26 @@ class Cell:
     @property
     def options(self) -> list[str]:
         """The command line's part that makes this cell."""
-        return ["--config", str(self.group.config), *(f"--{key}={value}" for key, value in self.settings.items())]
+        values = [f"--{key}={value}" for key, value in self.settings.items()]
+        return ["--config", str(self.group.config), *values, *(["--again"] if self.again else [])]
 
     @property
     def settings(self) -> dict[str, str]:
         """Dotted key -> value, the ids of the runs that it reads among them, once they are known."""
         return self.values | {key: cell.run_id for key, cell in self.needs.items() if cell.run_id}
+
+
+def with_frozen_bases(config: CampaignConfig) -> CampaignConfig:
+    """The same round with its base configs as they are now: a cell reads one when it begins, hours later perhaps."""
+    groups = []
+    for group in config.groups:
+        content = group.config.read_bytes()
+        digest = sha256_of(group.config)[:12]
+        copy = state_of(config.name) / "configs" / f"{group.config.stem}-{digest}{group.config.suffix}"
+        if not copy.is_file():
+            write_atomically(copy, content)
+        groups.append(group.model_copy(update={"config": copy}))
+    return config.model_copy(update={"groups": tuple(groups)})
 
 
 def cells_of(config: CampaignConfig, task: Task[Any]) -> list[Cell]:
@@ -134,7 +153,7 @@ def cells_of(config: CampaignConfig, task: Task[Any]) -> list[Cell]:
             values |= {key: text_of(value) for key, value in zip(group.grid, combination, strict=True)}
             cell = Cell(group, values)
             cell.needs = {key: _the_one(cells, name, cell) for key, name in group.reads.items()}
-            _load(task, cell)
+            load_cell(task, cell)
             if cell.name in {other.name for other in cells}:
                 raise ConfigError([f"{cell.name}: there twice; a grid's values and the names of groups have to differ"])
             cells.append(cell)
@@ -155,7 +174,12 @@ def _agree(first: Cell, other: Cell) -> bool:
     return all(first.values[key] == other.values[key] for key in shared)
 
 
-def _load(task: Task[Any], cell: Cell) -> Any:
+def load_cell(task: Task[Any], cell: Cell) -> Any:
+    """The config of a cell, as far as the runs that it reads are known.
+
+    Raises:
+        ConfigError: it is not valid; names the cell.
+    """
     try:
         return load_config(task.config, cell.group.config, list(cell.settings.items()))
     except ConfigError as error:
@@ -171,20 +195,67 @@ class Campaign:
         task_name, experiment: of the task that the cells run.
     """
 
-    def __init__(self, config: CampaignConfig, task: Task[Any], command: Sequence[str]) -> None:
+    def __init__(self, config: CampaignConfig, task: Task[Any], command: Sequence[str], pin: Pin | None = None) -> None:
         """
         Args:
             config: the round.
             task: that the cells run.
             command: program and arguments that run the task, before its options.
+            pin: the code that they run from; None: the lab's files, and runs of any code count.
         """
         self.cells = cells_of(config, task)
-        self._config, self._task, self._command = config, task, tuple(command)
+        self._config, self._task, self._command, self._pin = config, task, tuple(command), pin
+        self._codes: Collection[str] = ()
+        self.read_codes()
         self.name, self.task_name, self.experiment = config.name, task.name, task.experiment_name
 
     def title(self, cell: Cell) -> str:
         """A short, telling name of the run that a cell is or will be; it has to have a key."""
         return cell.title
+
+    def read_codes(self) -> None:
+        """Reads which codes are known to be the same as that of the round."""
+        if self._pin is not None and self._pin.code.definitions:
+            self._codes = same_codes(connection.current_store(), self._task.name, self._pin.code.digest)
+
+    def judge_code(self, answer: Answer) -> None:
+        """Asks once, when a round takes its code and before anything is started, what work of other code is worth.
+
+        Args:
+            answer: what a person has said.
+
+        Raises:
+            CodeError: other code has done or begun cells, and nobody has said whether that counts.
+        """
+        if self._pin is None or self._pin.recorded:
+            return
+        while others := self._by_other_code():
+            cells = f"{len(others)} of the {len(self.cells)} cells of campaign {self.name}"
+            if answer.again:
+                _log.info("%s have been done or begun by other code; they are run beside that", cells)
+                break
+            client, present = connection.current_store(), PresentCode(self._task.name, self._pin.code)
+            by_code = {run.tags[contract.CODE]: run for run in map(run_by_id, others.values())}
+            if not answer.keep:
+                raise CodeError(
+                    f"{cells} have been done or begun by other code, run {next(iter(others.values()))} for instance: "
+                    f"{difference(client, next(iter(by_code.values())), present)}; nothing was started: --keep counts "
+                    "them as they are, --again runs them with the present code"
+                )
+            for run in by_code.values():
+                declare_same(client, run, self._pin.code.digest)
+            self.read_codes()
+        self._pin.record()
+
+    def _by_other_code(self) -> dict[str, str]:
+        """Cell -> id of the run of other code that does or has done its work; those that can be told by now."""
+        runs = self.read_runs()
+        self.refresh(runs)
+        return {cell.name: str(runs.by_other_code[cell.key]["run_id"]) for cell in self.cells if cell.again}
+
+    def read_runs(self) -> WorkRuns:
+        """The runs of the cells' task; those of the round's code count."""
+        return runs_by_key(self._task.name, self._codes)
 
     def refresh(self, runs: WorkRuns | None = None) -> None:
         """Brings every cell that is not running or failed up to what the store holds.
@@ -192,13 +263,15 @@ class Campaign:
         Args:
             runs: of the task; None: they are read.
         """
-        finished = (runs or runs_by_key(self._task.name)).finished
+        runs = runs or self.read_runs()
+        finished = runs.finished
         for cell in self.cells:
             lost = next((need for need in cell.needs.values() if need.state == "failed"), None)
             if lost is not None:
                 cell.state, cell.problem = "failed", f"needs {lost.name}, which failed"
             if cell.state in ("waiting", "ready") and all(need.state == "done" for need in cell.needs.values()):
                 self._identify(cell)
+                cell.again = cell.key in runs.by_other_code and cell.key not in finished
                 if cell.key in finished and not cell.gone:
                     cell.state, cell.run_id = "done", finished[cell.key]
 
@@ -214,7 +287,7 @@ class Campaign:
         if cell.key:
             return
         try:
-            work = work_of(self._task, _load(self._task, cell))
+            work = work_of(self._task, load_cell(self._task, cell))
             cell.title = self._task.run_name(work.config)
             cell.key = work.key(processes=1)
             cell.state = "ready"
@@ -224,8 +297,8 @@ class Campaign:
 
     def job(self, cell: Cell) -> Job:
         """What runs a cell; its log lies beside the store."""
-        log = lab.state_folder() / "campaigns" / self._config.name / f"{cell.name}.log"
-        variables = {contract.CAMPAIGN_VARIABLE: self._config.name}
+        log = state_of(self._config.name) / f"{cell.name}.log"
+        variables = {contract.CAMPAIGN_VARIABLE: self._config.name, **(self._pin.variables if self._pin else {})}
         return Job(cell.name, (*self._command, *cell.options), variables, log)
 
     def ready(self) -> Iterator[Cell]:
@@ -285,7 +358,7 @@ def run_campaign(campaign: Campaign, scheduler: Scheduler) -> Generator[Record]:
             if not ended:
                 time.sleep(_POLL_S)
                 continue
-            runs = runs_by_key(campaign.task_name)
+            runs = campaign.read_runs()
             for name, status in ended.items():
                 cell = campaign.record_exit(name, status, runs)
                 bar.update()
@@ -313,7 +386,14 @@ def run_command(task: Task[Any]) -> tuple[str, ...]:
     return (sys.executable, "-m", "labtrail.console", "run", task.name)
 
 
-def campaign_task(config: CampaignConfig, task: Task[Any], path: Path, workers: int) -> Task[CampaignConfig]:
+def state_of(name: str) -> Path:
+    """Folder of a round's logs and of the code that it runs from."""
+    return lab.state_folder() / "campaigns" / name
+
+
+def campaign_task(
+    config: CampaignConfig, task: Task[Any], path: Path, workers: int, pin: Pin | None = None
+) -> Task[CampaignConfig]:
     """A campaign on this machine as a task, which is claimed like any other.
 
     Args:
@@ -321,10 +401,11 @@ def campaign_task(config: CampaignConfig, task: Task[Any], path: Path, workers: 
         task: that its cells run.
         path: file of the round.
         workers: cells at once.
+        pin: the code that they run from.
     """
 
     def run_cells(config: CampaignConfig, _run: Run) -> Generator[Record]:
-        yield from run_campaign(Campaign(config, task, run_command(task)), Local(workers))
+        yield from run_campaign(Campaign(with_frozen_bases(config), task, run_command(task), pin), Local(workers))
 
     bases = list(dict.fromkeys(group.config for group in config.groups))
     return Task(

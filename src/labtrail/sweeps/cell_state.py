@@ -3,8 +3,8 @@
 Why: docs/decisions/014-count-before-submitting.md
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from labtrail import contract
@@ -25,18 +25,28 @@ class WorkRuns:
     Attributes:
         newest: key -> the newest run of that work, as a row of ``Query.runs``.
         finished: key -> id of the newest finished run.
+        by_other_code: key -> the newest run of code that does not count; such runs are in none of the others.
     """
 
     newest: Mapping[str, Mapping[str, Any]]
     finished: Mapping[str, str]
+    by_other_code: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def runs_by_key(task: str) -> WorkRuns:
-    """Reads all runs of a task, those of archived rounds among them."""
+def runs_by_key(task: str, codes: Collection[str] = ()) -> WorkRuns:
+    """Reads all runs of a task, those of archived rounds among them.
+
+    Args:
+        task: its name.
+        codes: digests of the codes that count, beside runs of which none is known; empty: all count.
+    """
     rows = Query(task).ended(*contract.ANY_END).with_archived().runs().to_dict("records")
     keyed = [row for row in rows if isinstance(row.get(contract.KEY), str)]
-    finished = {row[contract.KEY]: str(row["run_id"]) for row in keyed if row["status"] == "FINISHED"}
-    return WorkRuns({row[contract.KEY]: row for row in keyed}, finished)
+    others = [row for row in keyed if codes and text_of_tag(row, contract.CODE) not in ("", *codes)]
+    counting = [row for row in keyed if row not in others] if others else keyed
+    finished = {row[contract.KEY]: str(row["run_id"]) for row in counting if row["status"] == "FINISHED"}
+    newest, by_other_code = ({row[contract.KEY]: row for row in part} for part in (counting, others))
+    return WorkRuns(newest, finished, by_other_code)
 
 
 def unfinished_state(

@@ -23,7 +23,7 @@ from labtrail.jobs.script import check
 from labtrail.running.run_status import create_scheduled, mark_killed, set_tags
 from labtrail.store import connection, locks
 from labtrail.sweeps.campaign import Campaign, Cell
-from labtrail.sweeps.cell_state import epochs_of, runs_by_key, submissions_of, text_of_tag, unfinished_state
+from labtrail.sweeps.cell_state import epochs_of, submissions_of, text_of_tag, unfinished_state
 
 _log = logging.getLogger("labtrail")
 
@@ -76,14 +76,14 @@ def refresh_from_queue(campaign: Campaign, batch: Batch, *, retry: bool = False)
     Returns:
         Key -> the run of that work, as rows of ``Query.runs``.
     """
-    runs = runs_by_key(campaign.task_name)
+    runs = campaign.read_runs()
     campaign.refresh(runs)
     names = {cell.key: job_name(campaign, cell) for cell in campaign.cells if cell.key}
     asked = {names[cell.key] for cell in campaign.cells if cell.key and cell.state != "done"}
     # Somebody may have submitted the same work under another name.
     others = {key: text_of_tag(run, contract.JOB_NAME) for key, run in runs.newest.items() if key in names}
     queue = batch.queue.alive(asked | {name for name in others.values() if name})
-    runs = runs_by_key(campaign.task_name)
+    runs = campaign.read_runs()
     campaign.refresh(runs)
     for cell in campaign.cells:
         if cell.state == "ready":
@@ -117,15 +117,14 @@ def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch
         # Its result lay outside the run and is gone: that is work for another run.
         run = None
     token, since = (0, 0) if run is None else submissions_of(run)
-    log = batch.config.logs / campaign.name / f"{cell.name}.log"
+    log, job = batch.config.logs / campaign.name / f"{cell.name}.log", campaign.job(cell)
     variables = {
         **batch.variables,
-        contract.CAMPAIGN_VARIABLE: campaign.name,
+        **job.variables,
         contract.TOKEN_VARIABLE: str(token + 1),
     }
-    command = campaign.job(cell).command
     if first:
-        batch.queue.check(batch.script(Job(f"check-{name}", command, variables, log)))
+        batch.queue.check(batch.script(Job(f"check-{name}", job.command, variables, log)))
     if run is None:
         experiment = connection.initialise([campaign.experiment])[campaign.experiment]
         tags = {contract.KEY: cell.key, contract.CAMPAIGN: campaign.name}
@@ -133,7 +132,7 @@ def _submit(campaign: Campaign, cell: Cell, run: Mapping[str, Any] | None, batch
     progress = f"{epochs_of(cell.run_id)}@{since}"
     set_tags(cell.run_id, {contract.SUBMISSIONS: str(token + 1), contract.PROGRESS: progress})
     set_tags(cell.run_id, {contract.SCHEDULER: batch.queue.name, contract.JOB_NAME: name})
-    script = batch.script(Job(name, command, {**variables, "MLFLOW_RUN_ID": cell.run_id}, log))
+    script = batch.script(Job(name, job.command, {**variables, "MLFLOW_RUN_ID": cell.run_id}, log))
     try:
         cell.job_id = batch.queue.submit(script, name, log.absolute())
     except SubmitError as error:

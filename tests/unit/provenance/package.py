@@ -192,4 +192,4 @@ class Address:
 def code_in(folder: Path, cache: Path | None = None) -> CodeDigest:
     """The code of the package's task; its config names a network."""
     parts = [Address("lab.p.train:train"), Address("lab.p.config:MyConfig")]
-    return code_of(parts, Named(), cache, Folder([folder, REPOSITORY / "src"]))
+    return code_of(parts, [Named()], cache, Folder([folder, REPOSITORY / "src"]))

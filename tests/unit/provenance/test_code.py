@@ -58,9 +58,9 @@ def test_a_task_of_an_installed_package_is_followed(tmp_path: Path, monkeypatch:
     write(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(ImportPaths, "_installed", [*ImportPaths()._installed, tmp_path])
-    assert "lab.p.train.helper" in code_of([Address("lab.p.train:train")], None, None).definitions
+    assert "lab.p.train.helper" in code_of([Address("lab.p.train:train")], [], None).definitions
     # A library that a task uses is told, not followed.
-    used = code_of([Address("tests.unit.provenance.test_code:uses_a_library")], None, None)
+    used = code_of([Address("tests.unit.provenance.test_code:uses_a_library")], [], None)
     assert "lab" in used.packages
     assert not any(name.startswith("lab.") for name in used.definitions)
 

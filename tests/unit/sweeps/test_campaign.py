@@ -94,7 +94,7 @@ def test_cells_behind_a_failed_one_fail_too_and_say_why(monkeypatch: pytest.Monk
             raise DataError("nothing there; fetch it first")
         return []
 
-    monkeypatch.setattr(campaigns, "runs_by_key", lambda _task: WorkRuns({}, {}))
+    monkeypatch.setattr(campaigns, "runs_by_key", lambda _task, _codes: WorkRuns({}, {}))
     task = Task("toy", ToyConfig, toy, Path("toy.yaml"), sources=no_data)
     config = grid({"name": "a", "values": {"x": 1}}, {"name": "b", "reads": {"run": "a"}}, {"name": "c"})
     campaign = Campaign(config, task, ("python",))

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from labtrail.config import fingerprint, flatten
 from labtrail.running.provenance.cache import RULE, Readings
 from labtrail.running.provenance.reach import Code, Name
-from labtrail.running.provenance.sources import MAIN, ImportPaths, Sources
+from labtrail.running.provenance.sources import MAIN, ImportPaths, Sources, main_file
 
 # Of labtrail's own modules those that can decide a number; all below a name that ends with a dot.
 ASKS = (
@@ -43,6 +43,8 @@ class CodeDigest(NamedTuple):
         packages: installed packages that these use.
         blind: uses that cannot be followed: computed imports, ``eval``.
         rule: by which these digests were made; others cannot be compared with them.
+        roots: ``module:name`` from which they were reached.
+        top_levels: packages and modules that hold them, or that are imported on the way.
     """
 
     digest: str
@@ -50,6 +52,8 @@ class CodeDigest(NamedTuple):
     packages: tuple[str, ...] = ()
     blind: tuple[str, ...] = ()
     rule: str = RULE
+    roots: tuple[str, ...] = ()
+    top_levels: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept with a run."""
@@ -58,7 +62,7 @@ class CodeDigest(NamedTuple):
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "CodeDigest":
         """As ``to_json`` gave it."""
-        lists = {name: tuple(stored[name]) for name in ("packages", "blind")}
+        lists = {name: tuple(stored.get(name, ())) for name in ("packages", "blind", "roots", "top_levels")}
         return cls(stored["digest"], stored["definitions"], **lists, rule=stored["rule"])
 
 
@@ -100,25 +104,45 @@ def counts(module: str) -> bool:
 
 
 def code_of(
-    parts: Iterable[object], config: BaseModel | None, cache: Path | None, sources: Sources | None = None
+    parts: Iterable[object], configs: Iterable[BaseModel], cache: Path | None, sources: Sources | None = None
 ) -> CodeDigest:
-    """The code that some functions and classes reach, and what the config names by an address.
+    """The code that some functions and classes reach, and what configs name by an address.
 
     Args:
         parts: functions, classes, or functions that are named by an address (``lazy``).
-        config: whose values may be addresses ``package.module:name``.
+        configs: whose values may be addresses ``package.module:name``.
         cache: file that keeps what was read of files; None: none.
         sources: where modules lie; None: where this process imports them from.
     """
+    named = [name for config in configs for name in _named_in(config)]
+    return _reached_from([name_of(part) for part in parts], named, cache, sources)
+
+
+def code_from(roots: Iterable[str], cache: Path | None, sources: Sources) -> CodeDigest:
+    """The code that some definitions reach in another tree.
+
+    Args:
+        roots: as ``CodeDigest.roots`` has them.
+        cache, sources: as for ``code_of``.
+    """
+    return _reached_from([Name(*root.split(":")) for root in roots], [], cache, sources)
+
+
+def _reached_from(roots: list[Name], named: list[Name], cache: Path | None, sources: Sources | None) -> CodeDigest:
     readings = Readings(cache)
-    roots = [name_of(part) for part in parts]
     code = Code(sources or ImportPaths({root.module.partition(".")[0] for root in roots}), readings, counts)
-    if config is not None:
-        roots += [name for name in _named_in(config) if code.module(name.module) is not None]
+    roots = [*roots, *(name for name in named if code.module(name.module) is not None)]
     reached = code.reach(roots)
     readings.save()
     definitions = dict(sorted(reached.definitions.items()))
-    return CodeDigest(fingerprint(definitions), definitions, tuple(sorted(reached.packages)), reached.blind)
+    return CodeDigest(
+        fingerprint(definitions),
+        definitions,
+        tuple(sorted(reached.packages)),
+        reached.blind,
+        roots=tuple(dict.fromkeys(f"{root.module}:{root.name}" for root in roots)),
+        top_levels=tuple(sorted({module.partition(".")[0] for module in reached.modules})),
+    )
 
 
 def name_of(part: object) -> Name:
@@ -137,8 +161,11 @@ def name_of(part: object) -> Name:
 
 def _imported_name(module: str) -> str:
     """The name under which a module is imported, where it was started as a program."""
-    spec = getattr(sys.modules.get(MAIN), "__spec__", None)
-    return str(spec.name) if module == MAIN and spec is not None else module
+    if module != MAIN:
+        return module
+    spec = getattr(sys.modules[MAIN], "__spec__", None)
+    script = main_file()
+    return str(spec.name) if spec is not None else script.stem if script is not None else module
 
 
 def _named_in(config: BaseModel) -> list[Name]:

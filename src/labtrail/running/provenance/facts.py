@@ -1,12 +1,12 @@
-"""Where a run comes from: commit, device, and the job that it ran in, as a methods chapter has to say."""
+"""Where a run ran: device, and the job that it was part of, as a methods chapter has to say."""
 
 import os
 import platform
 import resource
 import socket
-import subprocess
+import sys
 from collections.abc import Mapping
-from functools import cache
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -51,25 +51,12 @@ def device_name(accelerator: Accelerator) -> str:
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-@cache
-def git_tags() -> dict[str, str]:
-    """Commit and dirty flag of the working folder; empty outside a repository."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    commit = git("rev-parse", "HEAD")
-    if not commit:
-        return {}
-    changes = git("status", "--porcelain", "--untracked-files=no")
-    return {contract.GIT_COMMIT: commit, contract.GIT_DIRTY: str(bool(changes)).lower()}
-
-
 def peak_memory_mib() -> float:
     """Largest resident memory of this process so far, MiB."""
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib / 1024
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # What getrusage tells includes the maximum of the process that started this one.
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / (1024 * 1024 if sys.platform == "darwin" else 1024)

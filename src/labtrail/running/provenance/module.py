@@ -134,6 +134,20 @@ def read_module(source: bytes) -> ModuleCode:
     return ModuleCode(definitions, tuple(effects), tuple(imports), tuple(_blind_spots(tree)))
 
 
+def text_of(source: str, name: str) -> str:
+    """The lines that define a name at the top of a file; empty where nothing does."""
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return ""
+    lines, defining = source.splitlines(), []
+    for statement in statements:
+        if name in _bound(statement)[0]:
+            decorators = [node.lineno for node in getattr(statement, "decorator_list", ())]
+            defining += lines[min([statement.lineno, *decorators]) - 1 : statement.end_lineno]
+    return "\n".join(defining)
+
+
 def _is_skipped(statement: ast.stmt) -> bool:
     """Texts, log lines, and blocks for type checkers and for scripts."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):

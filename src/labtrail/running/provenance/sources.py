@@ -12,6 +12,13 @@ _INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
 MAIN = "__main__"
 
 
+def main_file() -> Path | None:
+    """The script that this process was started with; None where it was started by the name of a module."""
+    main = sys.modules[MAIN]
+    file = getattr(main, "__file__", None)
+    return Path(file).resolve() if file and getattr(main, "__spec__", None) is None else None
+
+
 class Sources(Protocol):
     """The code of a lab and of labtrail; installed packages are not part of it."""
 
@@ -59,13 +66,18 @@ class ImportPaths(_Tree):
         super().__init__()
         self._ours = {"labtrail", *ours}
 
-    def _find(self, module: str) -> Path | None:
-        if module == MAIN:
-            file = getattr(sys.modules[MAIN], "__file__", None)
-            return Path(file).resolve() if file else None
-        return super()._find(module)
+    def place_of(self, top: str) -> Path | None:
+        """The folder of a package, or the file of a module, that is part of this code."""
+        for place in self._places(top):
+            for path in (place, place.with_name(f"{place.name}.py")):
+                if path.is_dir() or (path.suffix == ".py" and path.is_file()):
+                    return path
+        return None
 
     def _places(self, top: str) -> Sequence[Path]:
+        script = main_file()
+        if script is not None and script.stem == top:
+            return [script.with_suffix("")]
         if top in sys.builtin_module_names or top in sys.stdlib_module_names:
             return ()
         spec = PathFinder.find_spec(top)
