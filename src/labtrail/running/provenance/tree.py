@@ -218,7 +218,7 @@ def lay_out(top: Path, tree: Tree, patch: bytes, folder: Path) -> None:
             if not commit or not _has(top, commit):
                 continue
             with tarfile.open(fileobj=io.BytesIO(git(top, "archive", commit))) as archive:
-                archive.extractall(arriving, filter="data")
+                archive.extractall(arriving, filter=_inside)  # noqa: S202 checked by the filter
             if commit != tree.kept:
                 # Otherwise git would take the folder for part of a repository above it.
                 outside = {"GIT_CEILING_DIRECTORIES": str(arriving.parent)}
@@ -228,6 +228,14 @@ def lay_out(top: Path, tree: Tree, patch: bytes, folder: Path) -> None:
     finally:
         remove(arriving)
     raise GitError(f"commit {tree.kept[:9]} is not in this repository")
+
+
+def _inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    """Leaves out links that lead out of the folder: they are nobody's code."""
+    try:
+        return tarfile.data_filter(member, folder)
+    except tarfile.FilterError:
+        return None
 
 
 def _has(top: Path, commit: str) -> bool:
