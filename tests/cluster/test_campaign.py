@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -326,3 +327,48 @@ def test_a_job_at_its_time_limit_goes_on(make: Make) -> None:
     assert_whole(found)
     assert "SIGUSR1" in found.logs()
     assert int(found.runs()[contract.ATTEMPTS].astype(int).min()) >= 2
+
+
+def edit(found: Round) -> None:
+    path = found.workspace.folder / "projects/distill/learner.py"
+    text = path.read_text()
+    assert text.count("    def loss(") == 1
+    path.write_text(text.replace("    def loss(", "    EDITED = True\n\n    def loss("))
+
+
+def test_an_edit_splits_no_round_and_a_tick_goes_on_with_its_code(make: Make) -> None:
+    found = make(text=TEACHERS + STUDENTS, epochs=4)
+    assert found.called().returncode == 0
+    edit(found)
+    looked = found.called()
+    assert looked.returncode == 0, looked.stderr
+    assert "campaign round goes on with the code that it began with; since then: changed projects.distill.learner" in (
+        looked.stderr
+    )
+
+    def done() -> bool:
+        tick = found.called()
+        assert tick.returncode == 0, f"{tick.stderr}\n{found.logs()}"
+        return "4 cells: 4 done" in tick.stdout
+
+    wait_until(done, 240)
+    assert_whole(found)
+    assert found.runs()[contract.CODE].nunique() == 1
+
+
+# Slurm lets a job that was put back wait for two minutes.
+@pytest.mark.slow
+def test_a_job_that_is_started_again_goes_on_with_its_code(make: Make) -> None:
+    found = make(epochs=400)
+    setup = f"export PYTHONPATH=src:. OMP_NUM_THREADS=1 SLURM_CONF={found.slurm.variables['SLURM_CONF']}"
+    command = f"{sys.executable} -m labtrail.console run distill --config quick.yaml --train.epochs 40"
+    script = found.workspace.write("job.sh", f"#!/bin/bash\n{setup}\nexec {command}\n")
+    submitted = found.slurm.command("sbatch", "--parsable", "--requeue", "--output", "job.log", str(script))
+    found.wait_for_epochs(2, runs=1)
+    edit(found)
+    found.slurm.command("scontrol", "requeue", submitted.stdout.strip())
+    wait_until(lambda: "FINISHED" in set(found.runs()["status"]), 240)
+    (run,) = found.runs().to_dict("records")
+    assert run[contract.ATTEMPTS] == "2"
+    assert contract.CODES not in run
+    assert "goes on with the code that began it" in (found.workspace.folder / "job.log").read_text()

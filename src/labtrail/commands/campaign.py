@@ -230,8 +230,9 @@ def _pinned(path: Path, answer: "Answer", *, ask: bool, begin: bool = True) -> "
     config = load_config(CampaignConfig, path)
     task = task_named(config.task)
     configs = [load_cell(task, cell) for cell in cells_of(config, task)]
-    what = f"campaign {config.name}"
-    return config, task, pin_of(state_of(config.name), what, task, configs, answer, ask=ask, begin=begin)
+    what, otherwise = f"campaign {config.name}", "--again does again, with the present one, what is done"
+    pin = pin_of(state_of(config.name), what, task, configs, answer, otherwise, ask=ask, begin=begin)
+    return config, task, pin
 
 
 def _campaign(config: "CampaignConfig", task: "Task[Any]", pin: "Pin", answer: "Answer") -> "Campaign":

@@ -29,8 +29,11 @@ def command() -> None:
 )
 @click.option("--backend-config", type=LabPath(), help="JSON file of the jobs' resources, such as slurm/gpu.json.")
 @switch("--again", "Run a study that has finished once more; its trials stay.")
+@switch("--keep", "Go on with the present code, and count the trials of other code.")
+@switch("--pinned", "Go on with the code that the study began with.")
 @click.option("--worker", type=int, hidden=True)
 @click.option("--parent", default="", hidden=True)
+@click.option("--study", "full_name", default="", hidden=True)
 @click.pass_context
 def run(
     context: click.Context,
@@ -39,18 +42,23 @@ def run(
     backend: str,
     backend_config: Path | None,
     again: bool,
+    keep: bool,
+    pinned: bool,
     worker: int | None,
     parent: str,
+    full_name: str,
 ) -> int:
     """Searches; safe to repeat and to kill: trials that ended stay, one that lost its worker continues.
 
-    Values of the study's file are overridden by --key value, as for a task.
+    All trials run from one copy of the code, taken when the study begins; where the code has changed since, the command
+    asks (exit status 3). Values of the study's file are overridden by --key value, as for a task.
     """
     from labtrail.jobs.queues import batch_named
     from labtrail.running.execute import Options, execute
     from labtrail.store import connection
+    from labtrail.sweeps.round_code import Answer, pin_of
     from labtrail.sweeps.search import study_task
-    from labtrail.sweeps.study import StudyConfig, trial_config, work
+    from labtrail.sweeps.study import StudyConfig, folder_of, judge_code, trial_config, work, worker_config
 
     config = load_config(StudyConfig, path, overrides_of(context.args))
     task = task_named(config.task)
@@ -58,10 +66,14 @@ def run(
         raise ConfigError(
             ["storage: this database is MLflow's; Optuna needs one of its own (both number their schema)"]
         )
-    # A base that cannot be read is told here, in one line.
-    trial_config(config, task, {})
-    batch = batch_named(backend, backend_config)
     if worker is not None:
-        work(config, task, parent, worker)
+        work(worker_config(config, full_name) if full_name else config, task, parent, worker)
         return contract.DONE
-    return execute(study_task(task, path, workers, batch), config, Options(again=again))
+    # A base that cannot be read is told here, in one line.
+    base = trial_config(config, task, {})
+    batch, answer = batch_named(backend, backend_config), Answer(keep=keep, pinned=pinned)
+    pin = pin_of(folder_of(config), f"study {config.name}", task, [base], answer, "another name begins anew")
+    connection.initialise([task.experiment_name])
+    judge_code(config, task, pin, answer)
+    search = study_task(task, path, workers, batch, pin)
+    return execute(search, config, Options(again=again, tags={contract.CODE: pin.code.digest}))

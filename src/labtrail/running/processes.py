@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from labtrail.contract import PARENT_PROCESS_VARIABLE
 
@@ -14,6 +15,14 @@ _PR_SET_PDEATHSIG = 1
 def is_worker() -> bool:
     """Whether a launcher has started this process as one rank of several."""
     return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def this_program() -> Sequence[str]:
+    """Words after ``python`` that start this program from a copy of its code, where every module is on the path."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return ["-m", Path(sys.argv[0]).stem if sys.argv[0].endswith(".py") else "labtrail.console"]
+    return ["-m", str(spec.name).removesuffix(".__main__")]
 
 
 def relaunch(program: Sequence[str], arguments: Sequence[str], processes: int) -> None:

@@ -8,14 +8,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from labtrail import contract
 from labtrail.config import ConfigT
 from labtrail.errors import ConfigError, Stopped
 from labtrail.record import Record
-from labtrail.running.processes import is_worker, relaunch
+from labtrail.running.processes import is_worker, relaunch, this_program
 from labtrail.running.provenance import pins
 from labtrail.running.task import Task
 
@@ -105,18 +104,10 @@ def _settle_code(work: "Work[Any]", wishes: Wishes, processes: int) -> None:
     from labtrail.running.pinned import continue_by_its_code, in_job
 
     if pins.current() is None and (wishes.pinned or in_job()):
-        continue_by_its_code(work, processes, [*_this_program(), *sys.argv[1:]], asked=wishes.pinned)
+        continue_by_its_code(work, processes, [*this_program(), *sys.argv[1:]], asked=wishes.pinned)
     if processes > 1 and not wishes.keep and "MLFLOW_RUN_ID" not in os.environ:
         from labtrail.running.claim import ask_before
         from labtrail.running.code_policy import PresentCode
 
         # A launcher would turn the status of its processes into 1.
         ask_before(work.key(processes), PresentCode(work.task.name, work.code))
-
-
-def _this_program() -> Sequence[str]:
-    """Words after ``python`` that start this program from a copy of its code, where every module is on the path."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is None:
-        return ["-m", Path(sys.argv[0]).stem if sys.argv[0].endswith(".py") else "labtrail.console"]
-    return ["-m", str(spec.name).removesuffix(".__main__")]

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from labtrail.errors import CodeError, DataError
 from labtrail.files import write_atomically
+from labtrail.running.processes import this_program
 from labtrail.running.provenance import pins
 from labtrail.running.provenance.code import CodeDigest, change_between, code_from
 from labtrail.running.provenance.source import take
@@ -74,6 +75,7 @@ def pin_of(
     task: Task[Any],
     configs: Iterable[BaseModel],
     answer: Answer,
+    otherwise: str,
     *,
     ask: bool = True,
     begin: bool = True,
@@ -86,6 +88,7 @@ def pin_of(
         task: that its cells run.
         configs: of its cells, as far as they are known.
         answer: to the question whether changed code counts.
+        otherwise: the third way, beside keeping and pinning, in words.
         ask: whether there is somebody to answer; if not, the round goes on with its own code.
         begin: whether anything is to be started; if not, a round that has not begun takes no copy.
 
@@ -108,10 +111,10 @@ def pin_of(
         return _new_pin(path, present)
     if source and (answer.pinned or not ask):
         _log.info("%s goes on with the code that it began with; since then: %s", what, change)
-        pins.enter(pins.unpacked(lab.state_folder(), source), ["-m", "labtrail.console", *sys.argv[1:]])
+        pins.enter(pins.unpacked(lab.state_folder(), source), [*this_program(), *sys.argv[1:]])
     raise CodeError(
         f"{what} has begun with other code: {change}; nothing was started: --pinned goes on with that code, "
-        "--keep goes on with the present one and counts what is done, --again does with the present one what is done"
+        f"--keep goes on with the present one and counts what is done, {otherwise}"
     )
 
 

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,16 @@ from labtrail.jobs.scheduler import Job, Scheduler, last_line
 from labtrail.record import DataSource, Record
 from labtrail.running.run import Run
 from labtrail.running.task import Task
-from labtrail.store import lab
-from labtrail.sweeps.study import Study, StudyConfig, ended_trials, open_study, outcome_files, wants_more
+from labtrail.sweeps.round_code import Pin
+from labtrail.sweeps.study import (
+    Study,
+    StudyConfig,
+    ended_trials,
+    folder_of,
+    open_study,
+    outcome_files,
+    wants_more,
+)
 
 _log = logging.getLogger("labtrail")
 
@@ -30,7 +38,9 @@ _POLL_S = 0.5
 _ATTEMPTS = 3
 
 
-def study_task(task: Task[Any], path: Path, workers: int, batch: Batch | None) -> Task[StudyConfig]:
+def study_task(
+    task: Task[Any], path: Path, workers: int, batch: Batch | None, pin: Pin | None = None
+) -> Task[StudyConfig]:
     """A study as a task, which is claimed like any other.
 
     Args:
@@ -38,11 +48,13 @@ def study_task(task: Task[Any], path: Path, workers: int, batch: Batch | None) -
         path: file of the study.
         workers: trials at once.
         batch: where the workers are jobs; None: on this machine.
+        pin: the code that they run from; None: the lab's files.
     """
+    variables = pin.variables if pin else {}
     return Task(
         name="study",
         config=StudyConfig,
-        function=lambda config, run: _search(config, run, task, workers, batch),
+        function=lambda config, run: _search(config, run, task, workers, batch, variables),
         default=path,
         sources=lambda config: [DataSource(config.config.name, "base", str(config.config), sha256_of(config.config))],
         title=lambda config: f"study-{config.name}",
@@ -51,13 +63,15 @@ def study_task(task: Task[Any], path: Path, workers: int, batch: Batch | None) -
     )
 
 
-def _search(config: StudyConfig, run: Run, task: Task[Any], workers: int, batch: Batch | None) -> Generator[Record]:
+def _search(
+    config: StudyConfig, run: Run, task: Task[Any], workers: int, batch: Batch | None, variables: Mapping[str, str]
+) -> Generator[Record]:
     """A Record whenever trials have ended, and a last one with tables, plots and the best config."""
     study = open_study(config)
-    folder = lab.state_folder() / "studies" / config.full_name
+    folder = folder_of(config)
     write_atomically(folder / "config.yaml", to_yaml(config).encode())
     scheduler = Local(workers) if batch is None else Jobs(batch, workers, config.full_name)
-    team = _Team(scheduler, workers, folder, run.id)
+    team = _Team(scheduler, workers, folder, run.id, variables)
     shown = -1
     bar = tqdm(total=config.trials, desc="trials", unit="trial", disable=None)
     try:
@@ -86,16 +100,20 @@ class _Team:
         lost: how many have ended so since a trial ended last.
     """
 
-    def __init__(self, scheduler: Scheduler, count: int, folder: Path, parent: str) -> None:
+    def __init__(
+        self, scheduler: Scheduler, count: int, folder: Path, parent: str, variables: Mapping[str, str]
+    ) -> None:
         """
         Args:
             scheduler: where they run.
             count: how many there are.
             folder: of the study's config and of their logs.
             parent: id of the study's run.
+            variables: of their processes.
         """
         self.lost = 0
         self._scheduler, self._count, self._folder, self._parent = scheduler, count, folder, parent
+        self._variables = variables
         self._waiting = [f"worker-{number}" for number in range(count)]
 
     def start(self) -> None:
@@ -118,8 +136,8 @@ class _Team:
             "--config",
             str(self._folder / "config.yaml"),
         )
-        options = ("--worker", name.removeprefix("worker-"), "--parent", self._parent)
-        self._scheduler.submit(Job(name, (*command, *options), {}, self._log_of(name)))
+        options = ("--worker", name.removeprefix("worker-"), "--parent", self._parent, "--study", self._folder.name)
+        self._scheduler.submit(Job(name, (*command, *options), self._variables, self._log_of(name)))
 
     def _log_of(self, name: str) -> Path:
         return self._folder / f"{name}.log"

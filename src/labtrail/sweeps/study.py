@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,14 +33,17 @@ from pydantic import Field, StringConstraints, model_validator
 
 from labtrail import contract, figures
 from labtrail.config import Config, Section, fingerprint, load_config, text_of, to_yaml
-from labtrail.errors import LabtrailError, QueryError, Stopped
-from labtrail.files import sha256_of
+from labtrail.errors import CodeError, LabtrailError, QueryError, Stopped
+from labtrail.files import sha256_of, write_atomically
+from labtrail.query.find import runs_tagged
 from labtrail.query.query import Query
 from labtrail.record import Record
+from labtrail.running.code_policy import PresentCode, declare_same, difference, is_other
 from labtrail.running.execute import Options, run_task
 from labtrail.running.signals import Interrupted
 from labtrail.running.task import Task
-from labtrail.store import lab, locks
+from labtrail.store import connection, lab, locks
+from labtrail.sweeps.round_code import Answer, Pin
 
 _log = logging.getLogger("labtrail")
 
@@ -113,11 +117,55 @@ class StudyConfig(Config):
     storage: str = ""
     """URL of a database (it is logged: keep passwords out of it); empty: a journal file beside the store"""
 
-    @property
+    @cached_property
     def full_name(self) -> str:
-        """Name in the storage: another space or base is another study, more trials are the same one."""
+        """Name in the storage: another space or base is another study, more trials are the same one.
+
+        Asked for the file once: an edit of the base makes another study of the next start, and none of this one.
+        """
         identity = self.model_copy(update={"trials": 1, "storage": ""})
         return f"{self.name}-{fingerprint(identity, sha256_of(self.config))}"
+
+
+def worker_config(config: StudyConfig, full_name: str) -> StudyConfig:
+    """The config of a study that has begun, in a process that joins it: its name is known, whatever its base is now."""
+    joined = config.model_copy()
+    vars(joined)["full_name"] = full_name
+    return joined
+
+
+def folder_of(config: StudyConfig) -> Path:
+    """Where a study's config, logs, base and code lie."""
+    return lab.state_folder() / "studies" / config.full_name
+
+
+def _base_of(config: StudyConfig) -> Path:
+    """The base as it was when the study began: its name tells the content."""
+    copy = folder_of(config) / "base.yaml"
+    if not copy.is_file():
+        write_atomically(copy, config.config.read_bytes())
+    return copy
+
+
+def judge_code(config: StudyConfig, task: Task[Any], pin: Pin, answer: Answer) -> None:
+    """Asks once, when a study takes its code, what trials of other code are worth.
+
+    Raises:
+        CodeError: there are such trials, and nobody has said whether they count.
+    """
+    if pin.recorded:
+        return
+    client, present = connection.current_store(), PresentCode(task.name, pin.code)
+    trials = runs_tagged(contract.STUDY, config.full_name)
+    others = {run.tags.get(contract.CODE, ""): run for run in trials if is_other(client, run, present)}
+    for run in others.values():
+        if not answer.keep:
+            raise CodeError(
+                f"study {config.name} has trials of other code, run {run.run_id} for instance: "
+                f"{difference(client, run, present)}; nothing was started: --keep counts them, another name begins anew"
+            )
+        declare_same(client, run, pin.code.digest)
+    pin.record()
 
 
 def open_study(config: StudyConfig, worker: int = 0) -> Study:
@@ -227,7 +275,7 @@ def ended_trials(study: optuna.Study) -> int:
 
 
 def _run_trial(study: optuna.Study, trial: optuna.Trial, config: StudyConfig, task: Task[Any], parent: str) -> None:
-    config_of_trial = trial_config(config, task, trial.params)
+    config_of_trial = trial_config(config, task, trial.params, _base_of(config))
     tags = {contract.PARENT: parent, contract.STUDY: config.full_name, contract.TRIAL: str(trial.number)}
     pruned = ""
 
@@ -263,10 +311,16 @@ def _run_trial(study: optuna.Study, trial: optuna.Trial, config: StudyConfig, ta
             raise
 
 
-def trial_config(config: StudyConfig, task: Task[Any], params: Mapping[str, Any]) -> Any:
-    """The config of a trial: the base, the study's values, and what was asked."""
+def trial_config(config: StudyConfig, task: Task[Any], params: Mapping[str, Any], base: Path | None = None) -> Any:
+    """The config of a trial: the base, the study's values, and what was asked.
+
+    Args:
+        config, task: of the study.
+        params: dotted key -> value.
+        base: the base as it was when the study began; None: as it is.
+    """
     overrides = {**config.values, **params}
-    return load_config(task.config, config.config, [(key, text_of(value)) for key, value in overrides.items()])
+    return load_config(task.config, base or config.config, [(key, text_of(value)) for key, value in overrides.items()])
 
 
 def best_value(run_id: str, config: StudyConfig) -> float:
@@ -303,7 +357,7 @@ def outcome_files(study: optuna.Study, config: StudyConfig, task: Task[Any]) -> 
     files: dict[str, Any] = {"tables/trials.csv": table}
     if not len(complete):
         return files
-    files["best.yaml"] = to_yaml(trial_config(config, task, study.best_params))
+    files["best.yaml"] = to_yaml(trial_config(config, task, study.best_params, _base_of(config)))
     logs = {key: dimension.log for key, dimension in config.space.items()}
     files["figures/slices.png"] = figures.slices(complete, "value", logs, config.metric, f"Study {config.name}")
     importance = _importance(study)
