@@ -5,11 +5,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from labtrail.running.provenance.code import ASKS, TELLS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,6 +54,51 @@ MAY_IMPORT = {
     "optuna": ("labtrail.sweeps.study",),
     "sqlalchemy": ("labtrail.store.", "labtrail.query.database"),
 }
+# Modules of labtrail that neither decide a number nor keep a training state: all below a name that ends with a dot.
+# Those that do are listed in labtrail.running.provenance.code, as ASKS and TELLS.
+DECIDE_NOTHING = (
+    "labtrail",
+    "labtrail.batch.",
+    "labtrail.commands.",
+    "labtrail.console",
+    "labtrail.contract",
+    "labtrail.errors",
+    "labtrail.fetch",
+    "labtrail.figures",
+    "labtrail.files",
+    "labtrail.jobs.",
+    "labtrail.query.",
+    "labtrail.report.",
+    "labtrail.running",
+    "labtrail.running.claim",
+    "labtrail.running.cli",
+    "labtrail.running.code_diff",
+    "labtrail.running.code_fingerprint",
+    "labtrail.running.code_policy",
+    "labtrail.running.example",
+    "labtrail.running.execute",
+    "labtrail.running.fence",
+    "labtrail.running.identity",
+    "labtrail.running.kept_code",
+    "labtrail.running.lazy",
+    "labtrail.running.members",
+    "labtrail.running.pinned",
+    "labtrail.running.processes",
+    "labtrail.running.provenance.",
+    "labtrail.running.rank_reports",
+    "labtrail.running.registry",
+    "labtrail.running.repeat",
+    "labtrail.running.run",
+    "labtrail.running.run_status",
+    "labtrail.running.session",
+    "labtrail.running.signals",
+    "labtrail.running.start",
+    "labtrail.running.task",
+    "labtrail.running.work",
+    "labtrail.running.writer",
+    "labtrail.store.",
+    "labtrail.sweeps.",
+)
 _ADDRESS = re.compile(r"(?:labtrail|projects)(?:\.\w+)+(?::\w+)?")
 _CODE = re.compile(r"\b(?:import|from)\s+((?:labtrail|projects|mlflow|optuna|sqlalchemy)[\w.]*)")
 # Calls whose string arguments are names of modules, or code.
@@ -303,3 +350,19 @@ def test_the_face_is_written_alike_for_type_checkers() -> None:
         node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_PUBLIC"
     )
     assert ast.literal_eval(table) == typed
+
+
+def _listed(module: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if module == name or (name.endswith(".") and f"{module}.".startswith(name))]
+
+
+def test_each_module_says_whether_it_decides_a_number() -> None:
+    modules = [module for module in sources() if module.partition(".")[0] == "labtrail"]
+    deciding = (*ASKS, *TELLS)
+    for module in modules:
+        # One list names it; a longer name in ASKS (query.frames) counts before its wing here.
+        where = [bool(_listed(module, deciding)), bool(_listed(module, DECIDE_NOTHING))]
+        assert any(where), f"{module}: name it in ASKS or TELLS of provenance/code.py, or in DECIDE_NOTHING here"
+        assert where != [True, True] or module in deciding, module
+    for name in (*deciding, *DECIDE_NOTHING):
+        assert any(_listed(module, [name]) for module in modules), f"{name}: no such module"

@@ -49,7 +49,7 @@ def trained_paraphraser(config: DistillConfig, teacher: Teacher, factors: int, i
 def _key(config: DistillConfig, factors: int, device: torch.device) -> str:
     loss, train = config.loss, config.train
     settings = [loss.paraphraser_epochs, train.batch_size, train.channels_last, train.fused_teacher, factors]
-    recipe = [_RATE, _MOMENTUM, _DECAY, device.type]
+    recipe = [_RATE, _MOMENTUM, _DECAY, device.type, lt.code_fingerprint(_train)]
     digests = load_images(config.data).digests
     return lt.fingerprint(config.teacher_sha256, digests["train"], config.seed, settings, config.compute, recipe)
 

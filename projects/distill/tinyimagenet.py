@@ -35,7 +35,8 @@ def read_tinyimagenet(folder: Path) -> tuple[Raw, Raw]:
             raise lt.DataError(
                 f"{folder}: expected {' and '.join(_LABELS)}, found {len(labels)} of them; fetch it again"
             )
-        key = lt.fingerprint([[name, size] for name, size in zip(names, sizes, strict=True)], labels)
+        code = lt.code_fingerprint(_decoded, _train_files, _test_files)
+        key = lt.fingerprint([[name, size] for name, size in zip(names, sizes, strict=True)], labels, code)
         train, test = (_CACHE / f"tinyimagenet-{part}-{key}.npz" for part in ("train", "test"))
         if not (train.is_file() and test.is_file()):
             ids = read("wnids.txt").decode().split()

@@ -23,7 +23,7 @@ def open_data(config: DataConfig) -> Dataset:
     if config.folder != SYNTHETIC:
         return load_dataset(Path(config.folder))
     source = write_recordings(config.synthetic)
-    output = source / "prepared"
+    output = source / f"prepared-{lt.code_fingerprint(build)}"
     if not (output / INDEX).is_file():
         build(source / "Protocol", output, "trailing")
     return load_dataset(output)

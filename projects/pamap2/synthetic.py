@@ -18,8 +18,8 @@ _ROW = " ".join(["%.2f", "%d", *["%.6g"] * len(SENSORS)])
 
 
 def write_recordings(config: SyntheticConfig, folder: Path = FOLDER) -> Path:
-    """A folder of .dat files, generated unless it is there; the same config gives the same bytes."""
-    target = folder / f"pamap2-{lt.fingerprint(config)}"
+    """A folder of .dat files, generated unless it is there; the same config and code give the same bytes."""
+    target = folder / f"pamap2-{lt.fingerprint(config, lt.code_fingerprint(generate, to_text))}"
     for subject in range(101, 101 + config.subjects):
         path = target / "Protocol" / f"subject{subject}.dat"
         if not path.exists():

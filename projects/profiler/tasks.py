@@ -21,6 +21,9 @@ def remat_title(config: RematConfig) -> str:
     return f"{config.model}-b{config.batch_size}-{config.memory:g}"
 
 
+# Times and bytes of this machine.
+_MEASURED = ("profile/", "step/", "time/")
+
 PROFILE = lt.Task(
     name="profiler",
     config=ProfilerConfig,
@@ -29,6 +32,7 @@ PROFILE = lt.Task(
     resolve=lt.lazy("projects.profiler.measure:resolve"),
     title=profile_title,
     one_process=True,
+    measured=_MEASURED,
 )
 COMPARE = lt.Task(
     name="profiler-compare",
@@ -40,6 +44,7 @@ COMPARE = lt.Task(
     title=compare_title,
     experiment="profiler",
     one_process=True,
+    measured=_MEASURED,
 )
 REMAT = lt.Task(
     name="profiler-remat",
@@ -50,5 +55,6 @@ REMAT = lt.Task(
     title=remat_title,
     experiment="profiler",
     one_process=True,
+    measured=_MEASURED,
 )
 TASKS = (PROFILE, COMPARE, REMAT)

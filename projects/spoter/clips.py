@@ -25,7 +25,6 @@ import labtrail as lt
 from projects.spoter.skeleton import BODY, HAND, JOINT_COUNT
 
 CACHE = Path("data/cache")
-_CACHE_FORMAT = "spoter-clips-1"
 
 # How the columns of the left and the right hand are written.
 _DIALECTS = (("_left", "_right"), ("_Left", "_Right"), ("_0", "_1"))
@@ -73,7 +72,8 @@ def load_clips(path: Path, label_column: str, cache: Path = CACHE) -> Clips:
     Args:
         path: ``.csv`` or ``.csv.gz``.
         label_column: name of the integer class column.
-        cache: folder of the columnar copies; an entry belongs to one path, size and modification time.
+        cache: folder of the columnar copies; an entry belongs to one path, size and modification time, and to
+            the code that has parsed it.
 
     Raises:
         DataError: the file is missing or malformed; names row, column and value.
@@ -83,7 +83,8 @@ def load_clips(path: Path, label_column: str, cache: Path = CACHE) -> Clips:
             f"{path}: no such file; import it with 'mlflow run . -e fetch' or set data.* to your own CSV"
         )
     stat = path.stat()
-    identity = f"{_CACHE_FORMAT}|{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{label_column}"
+    code = lt.code_fingerprint(parse_csv)
+    identity = f"{code}|{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{label_column}"
     entry = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
     cached = _read_cache(entry, path)
     if cached is not None:

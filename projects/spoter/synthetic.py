@@ -39,14 +39,14 @@ _LEFT_WRIST, _RIGHT_WRIST = JOINTS.index("leftWrist"), JOINTS.index("rightWrist"
 
 
 def write_split(split: str, config: SyntheticConfig, folder: Path = FOLDER) -> Path:
-    """The CSV of one split, generated unless it is there; the same config gives the same bytes.
+    """The CSV of one split, generated unless it is there; the same config and code give the same bytes.
 
     Args:
         split: ``train``, ``validation`` or ``test``.
         config: size and difficulty.
-        folder: where the files go, one folder per config.
+        folder: where the files go, one folder per config and code of this generator.
     """
-    path = folder / lt.fingerprint(config) / f"{split}.csv"
+    path = folder / lt.fingerprint(config, lt.code_fingerprint(generate, to_csv)) / f"{split}.csv"
     if not path.exists():
         clips, labels = generate(split, config)
         lt.write_atomically(path, to_csv(clips, labels).encode())

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from labtrail.record import named as named
     from labtrail.running.checkpoint import load_portable as load_portable
     from labtrail.running.cli import run_tasks as run_tasks
+    from labtrail.running.code_fingerprint import code_fingerprint as code_fingerprint
     from labtrail.running.compiling import compile_in_place as compile_in_place
     from labtrail.running.example import Example as Example
     from labtrail.running.execute import Options as Options
@@ -106,6 +107,7 @@ _PUBLIC = {
     "artifact": "labtrail.query.find",
     "artifact_names": "labtrail.query.find",
     "artifact_source": "labtrail.query.find",
+    "code_fingerprint": "labtrail.running.code_fingerprint",
     "compile_in_place": "labtrail.running.compiling",
     "data_digests": "labtrail.query.find",
     "find_run": "labtrail.query.find",

@@ -117,9 +117,11 @@ def _tell_packages(left: "RunRow", right: "RunRow") -> bool:
 
 def _tell_numbers(left: "RunRow", right: "RunRow") -> bool:
     from labtrail.query.compare import compare_numbers, compare_weights, numbers_of, weights_of
+    from labtrail.running.repeat import measured_of
 
     then, now = left.run_id, right.run_id
-    numbers = compare_numbers(numbers_of(then), numbers_of(now))
+    measured = measured_of(left)
+    numbers = compare_numbers(numbers_of(then, measured), numbers_of(now, measured))
     weights = compare_weights(weights_of(then), weights_of(now))
     click.echo(f"numbers: {numbers}")
     first, second = (

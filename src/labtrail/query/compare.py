@@ -86,10 +86,15 @@ class Tensors(NamedTuple):
         )
 
 
-def numbers_of(run_id: str) -> dict[Point, float]:
-    """All points of a run's metrics by step and name, but for what is measured of the machine."""
+def numbers_of(run_id: str, measured: Sequence[str] = ()) -> dict[Point, float]:
+    """All points of a run's metrics by step and name, but for what is measured of the machine.
+
+    Args:
+        run_id: of the run.
+        measured: beginnings of the names of such metrics, beside those of every run.
+    """
     query = Query().only([run_id]).ended(*contract.ANY_END)
-    names = [name for name in query.metrics() if not name.startswith(_MEASURED)]
+    names = [name for name in query.metrics() if not name.startswith((_MEASURED, *measured))]
     history = query.history(names) if names else pd.DataFrame(columns=["step", "metric", "value"])
     return {
         Point(int(step), str(metric)): float(value)

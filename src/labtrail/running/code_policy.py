@@ -16,7 +16,7 @@ from labtrail import contract
 from labtrail.errors import CodeError, QueryError
 from labtrail.query.find import artifact
 from labtrail.query.selection import RunRow
-from labtrail.running.provenance.code import CodeDigest, change_between
+from labtrail.running.provenance.code import TELLS, CodeDigest, change_between
 from labtrail.store import connection
 
 _log = logging.getLogger("labtrail")
@@ -71,7 +71,10 @@ def judge_begun(client: MlflowClient, run: RunRow, present: Present, keep: bool)
     Raises:
         CodeError: it is not; names the functions and what can be done.
     """
-    if contract.ATTEMPTS not in run.tags or not is_other(client, run, present):
+    if contract.ATTEMPTS not in run.tags:
+        return
+    if not is_other(client, run, present):
+        _remark_on_recording(client, run, present)
         return
     if not keep:
         raise CodeError(
@@ -79,6 +82,14 @@ def judge_begun(client: MlflowClient, run: RunRow, present: Present, keep: bool)
             f"code{_commit(run)}: {difference(client, run, present)}; nothing was run: --again starts a new run, "
             "--keep continues it and notes both codes on it, --pinned continues it with its own code"
         )
+
+
+def _remark_on_recording(client: MlflowClient, run: RunRow, present: Present) -> None:
+    """Says that a training state was written by another version of what reads it now."""
+    before = _kept(client, run, run.tags[contract.CODE]) if contract.CODE in run.tags else None
+    if before is not None and before.recording not in ("", present.code.recording):
+        modules = ", ".join(TELLS)
+        _log.info("run %s: its training state was written by another version of %s", run.run_id, modules)
 
 
 def segments(before: Mapping[str, str], code: CodeDigest, epoch: int) -> str | None:

@@ -98,8 +98,8 @@ def run_work(work: Work[ConfigT], options: Options) -> Outcome:
     claimed = _claim_together(task, identity, accelerator, replace(options, again=again))
     if claimed.state == "finished":
         if accelerator.is_main_process:
-            code = connection.current_store().get_run(claimed.run_id).data.tags.get(contract.CODE, "")
-            _log.info(ALREADY_DONE, claimed.run_id, remark_on(code))
+            tags = connection.current_store().get_run(claimed.run_id).data.tags
+            _log.info(ALREADY_DONE, claimed.run_id, remark_on(tags))
             _register(claimed.run_id, options.register)
         return Outcome(contract.DONE, claimed.run_id)
     try:

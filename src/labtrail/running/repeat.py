@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from labtrail import contract
-from labtrail.errors import DataError, LabtrailError
+from labtrail.errors import ConfigError, DataError, LabtrailError
 from labtrail.query.compare import (
     Numbers,
     Point,
@@ -24,10 +24,11 @@ from labtrail.query.compare import (
     weights_of,
     within,
 )
-from labtrail.query.find import artifact, runs_tagged
+from labtrail.query.find import artifact, run_by_id, runs_tagged
 from labtrail.query.selection import RunRow
 from labtrail.running.kept_code import KeptCode
 from labtrail.running.provenance import pins
+from labtrail.running.registry import task_named
 from labtrail.running.run_status import set_tags
 from labtrail.store import lab
 
@@ -123,7 +124,8 @@ def compare(run_id: str, repetition: str, head: bool = False) -> Comparison:
         repetition: id of the other one.
         head: only as far as the repetition went.
     """
-    then, now = dict(numbers_of(run_id)), dict(numbers_of(repetition))
+    measured = measured_of(run_by_id(run_id))
+    then, now = numbers_of(run_id, measured), numbers_of(repetition, measured)
     weights_then, weights_now = dict(weights_of(run_id)), dict(weights_of(repetition))
     for member in runs_tagged(contract.PARENT, repetition):
         original = member.tags.get(contract.REPRODUCES)
@@ -134,6 +136,14 @@ def compare(run_id: str, repetition: str, head: bool = False) -> Comparison:
             weights_now |= {f"{original[:8]} {name}": path for name, path in weights_of(member.run_id).items()}
     tensors = Tensors(0, (), 0.0) if head else compare_weights(weights_then, weights_now)
     return Comparison(compare_numbers(then, now, head), tensors, then, now)
+
+
+def measured_of(run: RunRow) -> Sequence[str]:
+    """Beginnings of the metrics that a run's task measures of the machine, where this lab knows the task."""
+    try:
+        return task_named(run.tags.get(contract.TASK, "")).measured
+    except ConfigError:
+        return ()
 
 
 def _marked(run_id: str, numbers: Mapping[Point, float]) -> dict[Point, float]:

@@ -56,6 +56,8 @@ class Task(Generic[ConfigT]):
         example: (config, batch size) to one training step on made-up data; None where the task trains nothing.
         experiment: the MLflow experiment; empty: as the task.
         one_process: whether several processes would only repeat its work; then they are refused.
+        measured: beginnings of the names of metrics that are measured of the machine, times for instance: two runs of
+            the same code differ in them, and they are not compared.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Task(Generic[ConfigT]):
     example: "Callable[[ConfigT, int], Example] | None" = None
     experiment: str = ""
     one_process: bool = False
+    measured: Sequence[str] = ()
 
     def run_name(self, config: ConfigT) -> str:
         """What the run is called in the UI."""

@@ -4,7 +4,7 @@ Why: docs/decisions/005-processes-in-the-key.md
      docs/decisions/047-done-is-answered-first.md
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, NamedTuple
@@ -16,7 +16,9 @@ from labtrail.config import ConfigT, fingerprint
 from labtrail.query.database import open_database
 from labtrail.query.selection import Selection
 from labtrail.record import DataSource
+from labtrail.running.provenance import pins
 from labtrail.running.provenance.code import CodeDigest, code_of
+from labtrail.running.provenance.tree import GitError, top_of, tree_of
 from labtrail.running.task import Task
 from labtrail.store import lab
 from labtrail.store.address import tracking_uri
@@ -88,9 +90,16 @@ def finished_run(work: Work[Any], processes: int) -> Finished | None:
     # Of several, one of the present code is the answer.
     run = next((run for run in reversed(finished) if run.tags.get(contract.CODE) == work.code.digest), finished[-1])
     code = run.tags.get(contract.CODE, "")
-    return Finished(run.run_id, remark_on(code)) if code in ("", work.code.digest) else None
+    return Finished(run.run_id, remark_on(run.tags)) if code in ("", work.code.digest) else None
 
 
-def remark_on(code: str) -> str:
-    """What is said of a finished run beside its id: nothing where its code is known to be the present one."""
-    return "" if code else " (by which code is unknown: it was made before labtrail kept that)"
+def remark_on(tags: Mapping[str, str]) -> str:
+    """What is said of a finished run beside its id: nothing where all its code is known to be the present one."""
+    if not tags.get(contract.CODE):
+        return " (by which code is unknown: it was made before labtrail kept that)"
+    top = top_of(lab.working_folder()) if contract.TREE in tags and pins.current() is None else None
+    try:
+        differs = top is not None and tree_of(top, keep=False).tree != tags[contract.TREE]
+    except GitError:
+        differs = False
+    return " (the code differs, but nothing that this task reaches)" if differs else ""

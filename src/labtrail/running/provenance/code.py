@@ -30,6 +30,9 @@ ASKS = (
     "labtrail.running.updater",
     "labtrail.stepgraph.",
 )
+# Those that keep training states: that a continued run is equal to the bit is their promise and not the task's. Where
+# they have changed, a run that is continued says so, and nobody is asked.
+TELLS = ("labtrail.running.checkpoint", "labtrail.running.snapshot")
 _ADDRESS = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 _MOST_NAMED = 4
 
@@ -45,6 +48,7 @@ class CodeDigest(NamedTuple):
         rule: by which these digests were made; others cannot be compared with them.
         roots: ``module:name`` from which they were reached.
         top_levels: packages and modules that hold them, or that are imported on the way.
+        recording: digest of what writes and reads training states, which decides no number.
     """
 
     digest: str
@@ -54,6 +58,7 @@ class CodeDigest(NamedTuple):
     rule: str = RULE
     roots: tuple[str, ...] = ()
     top_levels: tuple[str, ...] = ()
+    recording: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept with a run."""
@@ -62,8 +67,13 @@ class CodeDigest(NamedTuple):
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "CodeDigest":
         """As ``to_json`` gave it."""
-        lists = {name: tuple(stored.get(name, ())) for name in ("packages", "blind", "roots", "top_levels")}
-        return cls(stored["digest"], stored["definitions"], **lists, rule=stored["rule"])
+        packages, blind, roots, top_levels = (
+            tuple(stored.get(name, ())) for name in ("packages", "blind", "roots", "top_levels")
+        )
+        recording = stored.get("recording", "")
+        return cls(
+            stored["digest"], stored["definitions"], packages, blind, stored["rule"], roots, top_levels, recording
+        )
 
 
 # Of a task without any function of its own.
@@ -130,9 +140,11 @@ def code_from(roots: Iterable[str], cache: Path | None, sources: Sources) -> Cod
 
 def _reached_from(roots: list[Name], named: list[Name], cache: Path | None, sources: Sources | None) -> CodeDigest:
     readings = Readings(cache)
-    code = Code(sources or ImportPaths({root.module.partition(".")[0] for root in roots}), readings, counts)
+    sources = sources or ImportPaths({root.module.partition(".")[0] for root in roots})
+    code = Code(sources, readings, counts)
     roots = [*roots, *(name for name in named if code.module(name.module) is not None)]
     reached = code.reach(roots)
+    recording = Code(sources, readings, TELLS.__contains__).reach([Name(module, "*") for module in TELLS])
     readings.save()
     definitions = dict(sorted(reached.definitions.items()))
     return CodeDigest(
@@ -142,6 +154,7 @@ def _reached_from(roots: list[Name], named: list[Name], cache: Path | None, sour
         reached.blind,
         roots=tuple(dict.fromkeys(f"{root.module}:{root.name}" for root in roots)),
         top_levels=tuple(sorted({module.partition(".")[0] for module in reached.modules})),
+        recording=fingerprint(dict(sorted(recording.definitions.items()))),
     )
 
 

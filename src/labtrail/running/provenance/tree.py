@@ -101,11 +101,12 @@ def top_of(folder: Path) -> Path | None:
         return None
 
 
-def tree_of(top: Path) -> Tree:
-    """Keeps what a working folder holds, as far as it may be kept.
+def tree_of(top: Path, keep: bool = True) -> Tree:
+    """What a working folder holds, as far as it may be kept.
 
     Args:
         top: folder of the repository.
+        keep: whether a ref keeps it.
 
     Raises:
         GitError: git fails on this repository.
@@ -116,7 +117,8 @@ def tree_of(top: Path) -> Tree:
         kept = Tree(head, git(top, "rev-parse", f"{head}^{{tree}}").decode().strip(), head)
     else:
         kept = _with_changes(top, head, changed, untracked)
-    git(top, "update-ref", f"{_REFS}/{kept.kept[:16]}", kept.kept)
+    if keep:
+        git(top, "update-ref", f"{_REFS}/{kept.kept[:16]}", kept.kept)
     return kept
 
 

@@ -1,0 +1,28 @@
+"""Nothing runs in a task that its digest does not reach: each stop of the tour under a profiler's hook."""
+
+import json
+
+import pytest
+
+from tests.same_results import tour
+from tests.workspace import REPOSITORY, Workspace
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_nothing_runs_that_is_not_reached(workspace: Workspace) -> None:
+    workspace.variables["PYTHONPATH"] = f"src:.:{REPOSITORY}"
+    stops = list(tour())
+    assert len(stops) > 10
+    missed = {}
+    for number, (module, *arguments) in enumerate(stops):
+        output = workspace.folder / f"ran-{number}.json"
+        watched = ("python", "-m", "tests.unit.provenance.watched", str(output), module, *arguments)
+        ended = workspace.run(*watched, timeout=600)
+        assert ended.returncode == 0, ended.stderr
+        seen = json.loads(output.read_text())
+        # Something of the task itself did run.
+        assert any(name.startswith("projects.") for name in seen["ran"]), (module, arguments)
+        if more := sorted(set(seen["ran"]) - set(seen["reached"])):
+            missed[" ".join([module, *arguments])] = more
+    assert missed == {}
