@@ -15,6 +15,7 @@ from labtrail import contract
 from labtrail.files import write_atomically
 from labtrail.query.frames import paired_differences, varying
 from labtrail.query.query import Query
+from labtrail.report.codes import code_table, mark_of, mixture
 from labtrail.report.config import ReportConfig
 from labtrail.report.gather import ReportData, gather
 from labtrail.report.page import Cell, Column, Row, Section, Table, page
@@ -58,11 +59,12 @@ def build(config: ReportConfig) -> Report:
     words = _findings(data, differences, against, chosen=bool(config.against))
     experiments = dict(zip(data.runs["run_id"], data.runs["experiment_id"], strict=True))
     sections = [
-        Section("Results", [words], table=_headline(data, config.level)),
+        Section("Results", list(filter(None, [words, mixture(data.runs)])), table=_headline(data, config.level)),
         *(Section(picture.title, picture=picture) for picture in made),
         *_comparison(differences, against, data.ranking.metric, config),
         *_unfinished(data),
         Section("Runs", table=_runs(data)),
+        Section("Code", table=code_table(data.runs)),
         Section("Settings that all runs share", table=_constants(data)),
     ]
     title = f"{config.campaign or config.task}: {len(data.runs)} runs"
@@ -236,7 +238,7 @@ def _runs(data: ReportData) -> Table:
 
 def _run_link(run: Mapping[str, Any] | pd.Series) -> Cell:
     where = ui_links.run(ui_links.base(), str(run["experiment_id"]), str(run["run_id"]))
-    return Cell(str(run["name"]), link=where)
+    return Cell(str(run["name"]), small=mark_of(dict(run)), link=where)
 
 
 def _constants(data: ReportData) -> Table:

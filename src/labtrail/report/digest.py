@@ -15,6 +15,7 @@ from labtrail.files import write_atomically
 from labtrail.query import scores
 from labtrail.query.frames import grouped
 from labtrail.query.query import Query
+from labtrail.report.codes import mark_of, reproduced
 from labtrail.report.markdown import markdown
 from labtrail.report.page import Cell, Column, Row, Section, Table, page
 from labtrail.store import ui_links
@@ -71,6 +72,7 @@ def _sections(runs: pd.DataFrame, metrics: Sequence[str], since: datetime, commi
         Section("Work", table=_work(runs, since)),
         Section("Best so far", table=_best(runs, metrics, since)),
         Section("What did not finish", table=_failures(ended)),
+        Section("Run again", table=_reproduced(runs, since)),
         Section("New figures", table=_figures(ended)),
         Section("Changes to the code", commits or ["None, or this is not a git checkout."]),
     ]
@@ -162,6 +164,18 @@ def _failures(ended: pd.DataFrame) -> Table:
     )
 
 
+def _reproduced(runs: pd.DataFrame, since: datetime) -> Table:
+    """Runs that somebody has repeated, with the verdict."""
+    rows = []
+    for row in runs.to_dict("records"):
+        note = reproduced(row)
+        if note and str(note["date"]) >= f"{since:%Y-%m-%d}":
+            cells = [Cell(str(row[contract.TASK])), Cell(str(note["date"])), Cell(str(note["verdict"]))]
+            rows.append(Row([_run_cell(row), *cells, Cell(str(note.get("why", ""))[:200])]))
+    names = ("run", "task", "day", "verdict", "why")
+    return Table(_at_most(len(rows), "By labtrail reproduce."), [Column(name) for name in names], rows[:_MOST_ROWS])
+
+
 def _figures(ended: pd.DataFrame) -> Table:
     """Figures of the newest finished runs, each with its page."""
     done = ended[ended["status"] == "FINISHED"].sort_values("ended", ascending=False)
@@ -181,7 +195,8 @@ def _at_most(count: int, words: str) -> str:
 
 
 def _run_cell(row: Mapping[Any, Any] | pd.Series) -> Cell:
-    return Cell(str(row["name"]), link=ui_links.run(ui_links.base(), str(row["experiment_id"]), str(row["run_id"])))
+    where = ui_links.run(ui_links.base(), str(row["experiment_id"]), str(row["run_id"]))
+    return Cell(str(row["name"]), small=mark_of(dict(row)), link=where)
 
 
 def _commits(since: datetime) -> list[str]:

@@ -35,6 +35,8 @@ from labtrail.store import lab
 # What belongs to the process that asks, and not to the repetition.
 _FOREIGN = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", contract.CAMPAIGN_VARIABLE)
 
+_REPEATED = "Repeated"
+
 Verdict = Literal["to the bit", "within the noise", "close", "differs", "cannot be judged"]
 
 
@@ -183,4 +185,7 @@ def note_verdict(run_id: str, repetition: str, verdict: Verdict, why: str, recor
     note: dict[str, str | int] = {"verdict": verdict, "why": why, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
     note |= {"records": records} if records else {}
     for noted, other in ((run_id, repetition), (repetition, run_id)):
-        set_tags(noted, {contract.REPRODUCED: json.dumps({**note, "run": other})})
+        page = run_by_id(noted).tags.get(contract.NOTE, "").partition(_REPEATED)[0].rstrip()
+        words = f"{_REPEATED} on {note['date']}, {verdict}: run `{other}`."
+        tags = {contract.REPRODUCED: json.dumps({**note, "run": other}), contract.NOTE: f"{page} {words}".strip()}
+        set_tags(noted, tags)

@@ -3,8 +3,9 @@
 Why: docs/decisions/042-one-session.md
 """
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Generic
@@ -78,6 +79,7 @@ class Session(Generic[ConfigT]):
         self._writer, self._fence = RunWriter(run_id), Fence(run_id)
         self._checkpoint: Checkpoint | None = None
         self._tags_before: Mapping[str, str] = {}
+        self._codes = ""
         if accelerator.is_main_process:
             self._fence.activate()
 
@@ -91,9 +93,10 @@ class Session(Generic[ConfigT]):
         writer = self._writer
         if self._accelerator.is_main_process:
             source = take(self.identity.code, lab.working_folder(), lab.state_folder())
-            identity = replace(self.identity, tags={**self.identity.tags, **source.tags})
-            self._tags_before = writer.start(identity)
-            writer.keep_source(source, identity.code, self._command)
+            self.identity = replace(self.identity, tags={**self.identity.tags, **source.tags})
+            self._tags_before = writer.start(self.identity)
+            self._codes = self._tags_before.get(contract.CODES, "")
+            writer.keep_source(source, self.identity.code, self._command)
             writer.download(contract.CHECKPOINTS)
         self._checkpoint = Checkpoint(
             writer.folder / contract.CHECKPOINTS,
@@ -136,6 +139,7 @@ class Session(Generic[ConfigT]):
         """Where another code goes on with a run, its first record says from which epoch."""
         before, self._tags_before = self._tags_before, {}
         if noted := segments(before, self.identity.code, epoch):
+            self._codes = noted
             self._writer.note_codes(noted)
 
     def finish(self) -> None:
@@ -150,7 +154,7 @@ class Session(Generic[ConfigT]):
             Superseded: a later attempt has begun.
         """
         self._fence.check()
-        self._writer.describe(_description(self.identity, self.metrics))
+        self._writer.describe(_description(self.identity, self.metrics, self._codes))
         history = Query().only([self.run_id]).ended("RUNNING").history()
         per_step = history.groupby("metric")["step"].nunique()
         curves = [name for name in per_step[per_step > 1].index if name.startswith(_CURVES)]
@@ -187,7 +191,7 @@ def _one_line(record: Record) -> str:
     return f"step {record.step}  {values}"
 
 
-def _description(identity: Identity, metrics: Mapping[str, float]) -> str:
+def _description(identity: Identity, metrics: Mapping[str, float], codes: str) -> str:
     """What was run, on what and with which result, in one paragraph."""
     data = "; ".join(
         f"{source.context}: {source.name} ({', '.join(f'{k} {v}' for k, v in source.profile.items())})"
@@ -200,4 +204,16 @@ def _description(identity: Identity, metrics: Mapping[str, float]) -> str:
     parts = [f"Task `{identity.task}`, {identity.name}, on {device}."]
     parts += [f"Data: {data}."] if data else []
     parts += [f"Result: {results}."] if results else []
-    return " ".join(parts)
+    return " ".join([*parts, *_about_code(identity.tags, codes)])
+
+
+def _about_code(tags: Mapping[str, str], codes: str) -> Iterator[str]:
+    """By which code it was made, and what was kept of that."""
+    if code := tags.get(contract.CODE):
+        commit = tags.get(contract.GIT_COMMIT, "")[:9]
+        changes = " and changes" if tags.get(contract.GIT_DIRTY) == "true" else ""
+        where = f" (commit {commit}{changes})" if commit else ""
+        yield f"Code: {code}{where}; its source is {tags.get(contract.SOURCE_KEPT, 'not kept')}."
+    if codes:
+        parts = ", ".join(f"{digest} from epoch {epoch}" for epoch, digest in json.loads(codes))
+        yield f"**Several codes** have computed it: {parts}."
