@@ -22,7 +22,7 @@ def remat_title(config: RematConfig) -> str:
 
 
 # Times and bytes of this machine.
-_MEASURED = ("profile/", "step/", "time/")
+_MEASURED = ("profile/", "step/", "time/", "remat/step_time_s", "remat/baseline_step_time_s", "remat/slowdown")
 
 PROFILE = lt.Task(
     name="profiler",

@@ -85,7 +85,10 @@ def test_spoter_fulfils_the_run_contract(workspace: Workspace) -> None:
 
     folder = workspace.artifacts(run.info.run_id)
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert found == ARTIFACTS | {contract.code_file(tags[contract.CODE])}
+    # The workspace is no repository, and so there is no patch.
+    kept = {f"source/{name}" for name in ("code.tar.gz", "source.json", "environment.json", "requirements.txt")}
+    assert found == ARTIFACTS | kept | {contract.code_file(tags[contract.CODE])}
+    assert tags[contract.SOURCE_KEPT] == "complete"
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["train"]["label_smoothing"] == 0.1
     counts = pd.read_csv(folder / "tables/confusion.csv", index_col="label")

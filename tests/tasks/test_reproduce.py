@@ -63,7 +63,9 @@ def test_to_the_bit_though_the_code_has_changed_since(done: Workspace) -> None:
     assert done.run(*SHORT).returncode == 3
 
 
-def test_dirty_and_untracked_code_comes_back_after_it_was_thrown_away(workspace: Workspace) -> None:
+@pytest.fixture
+def thrown_away(workspace: Workspace) -> Workspace:
+    """A lab in git, with a run of code that was changed and new, and is neither any more."""
     in_git(workspace)
     new = workspace.folder / "projects/spoter/extra.py"
     new.write_text("BETAS = (0.9, 0.97)\n")
@@ -84,9 +86,18 @@ def test_dirty_and_untracked_code_comes_back_after_it_was_thrown_away(workspace:
     git(workspace, "checkout", "--quiet", ".")
     git(workspace, "clean", "--quiet", "--force")
     assert not new.exists()
-    assert "verdict:  to the bit" in reproduce(workspace, run_id)
+    return workspace
 
-    # Without its own copy, as git kept it, though no branch has it.
+
+def test_dirty_and_untracked_code_comes_back(thrown_away: Workspace) -> None:
+    assert "verdict:  to the bit" in reproduce(thrown_away, run_id_of(thrown_away))
+
+
+@pytest.mark.slow
+def test_code_comes_back_from_git_where_the_copy_is_gone(thrown_away: Workspace) -> None:
+    workspace, run_id = thrown_away, run_id_of(thrown_away)
+    source = workspace.artifacts(run_id) / contract.SOURCE
+    # As git kept it, though no branch has it.
     shutil.rmtree(workspace.folder / ".labtrail")
     (source / "code.tar.gz").unlink()
     git(workspace, "gc", "--quiet", "--prune=now")
@@ -247,3 +258,31 @@ def test_diff_names_lines_values_and_numbers(done: Workspace) -> None:
     unknown = done.run("labtrail", "diff", "abc", ".")
     assert unknown.returncode == 2
     assert "32 hexadecimal digits" in unknown.stderr
+
+
+DIGITS = "--config configs/distill/digits.yaml --train.epochs 2 --model.name resnet14"
+TRAININGS = {
+    "spoter": ["spoter --config tiny.yaml --train.milestones [] --train.epochs 2"],
+    "pamap2": ["pamap2 --config configs/pamap2/quick_sweep.yaml --train.epochs 2"],
+    "distill": [f"distill {DIGITS}", f"distill {DIGITS} --method logit --teacher_model resnet14"],
+    "distill-bundle": [
+        f"distill {DIGITS}",
+        "distill-bundle --config configs/distill-bundle/digits.yaml --train.epochs 2 --teacher_model resnet14",
+    ],
+    "profiler-remat": ["profiler-remat --config configs/profiler-remat/tiny.yaml --targets 2 --batch_size 4"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
+def test_each_training_task_is_repeated_to_the_bit(workspace: Workspace, name: str) -> None:
+    for command in TRAININGS[name]:
+        ended = workspace.run("labtrail", "run", *command.split())
+        assert ended.returncode == 0, ended.stderr
+    run_id = workspace.query(name).runs()["run_id"].iloc[-1]
+    text = reproduce(workspace, run_id)
+    assert "verdict:  to the bit" in text
+    assert "numbers:  all" in text
+    if name == "distill-bundle":
+        # Its students are compared with it, each with one of its own.
+        assert "weights:  all" in text
