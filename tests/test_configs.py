@@ -1,15 +1,16 @@
 """Every config file loads, every entry point agrees with its task, and the command line is frozen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from pydantic import BaseModel
 
 from labtrail.commands.fetch import known_datasets
-from labtrail.config import describe, flatten, load_config
+from labtrail.config import describe, flatten, load_config, neutral_fields
 from labtrail.report.task import TASK as REPORT
 from labtrail.running.registry import known_tasks, task_modules, tasks_of
 from labtrail.running.task import Task
@@ -345,3 +346,24 @@ def test_labtrail_lists_its_commands() -> None:
     assert answer.exit_code == 0
     words = {line.split()[0] for line in answer.output.splitlines() if line.startswith("  ")}
     assert {"init", "ui", "digest", "archive", "restore", "campaign", "server", "sync", "run", "study"} <= words
+
+
+# Field of a config class -> its default, which stands for all work that was done before there was such a field.
+NEUTRAL: dict[str, str] = {}
+
+
+def _neutral_fields(cls: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    for name, default in neutral_fields(cls).items():
+        yield f"{cls.__name__}.{name}", repr(default)
+    for field in cls.model_fields.values():
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _neutral_fields(inner)
+
+
+def test_defaults_of_neutral_fields_do_not_change() -> None:
+    present = {name: default for task in known_tasks().values() for name, default in _neutral_fields(task.config)}
+    for name, default in present.items():
+        assert name in NEUTRAL, f"tests/test_configs.py: add to NEUTRAL the line {name!r}: {default!r},"
+        assert NEUTRAL[name] == default, f"{name}: its default stands for finished work and must stay {NEUTRAL[name]}"
+    assert NEUTRAL.keys() <= present.keys()

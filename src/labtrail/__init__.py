@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from labtrail.config import Compute as Compute
     from labtrail.config import Config as Config
     from labtrail.config import Integers as Integers
+    from labtrail.config import Neutral as Neutral
     from labtrail.config import Remat as Remat
     from labtrail.config import Section as Section
     from labtrail.config import Text as Text
@@ -91,6 +92,7 @@ _PUBLIC = {
     "LeanBackward": "labtrail.running.remat",
     "Members": "labtrail.running.members",
     "MetricError": "labtrail.errors",
+    "Neutral": "labtrail.config",
     "Options": "labtrail.running.execute",
     "Progress": "labtrail.record",
     "Query": "labtrail.query.query",

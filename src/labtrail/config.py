@@ -35,6 +35,17 @@ def written(value: Any) -> Any:
     return str(value) if isinstance(value, int | float | date) and not isinstance(value, bool) else value
 
 
+class NeutralMark:
+    """Leaves a field out of the identity of work as long as it has its default.
+
+    A field that is added to a config later is written ``ema: Annotated[Ema | None, Neutral] = None``: all that was done
+    before has the key that it had. The default must not change any more, for it stands for that work.
+    """
+
+
+Neutral = NeutralMark()
+
+
 Text = Annotated[str, BeforeValidator(written)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(listed)]
 Words = Annotated[tuple[str, ...], BeforeValidator(listed)]
@@ -298,7 +309,36 @@ def to_yaml(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def neutral_fields(cls: type[BaseModel]) -> dict[str, Any]:
+    """Names and defaults of the fields that are left out of the identity of work while they have these defaults."""
+    return {
+        name: field.get_default(call_default_factory=True)
+        for name, field in cls.model_fields.items()
+        if any(isinstance(mark, NeutralMark) for mark in field.metadata)
+    }
+
+
+def _identifying(value: Any, dumped: Any) -> Any:
+    """What is dumped of a value, without neutral fields that have their default, however deep they lie.
+
+    Args:
+        value: a config, or a part of one.
+        dumped: the same as JSON-like values.
+    """
+    if isinstance(value, BaseModel):
+        neutral = neutral_fields(type(value))
+        names = [name for name in dumped if name not in neutral or getattr(value, name) != neutral[name]]
+        return {name: _identifying(getattr(value, name), dumped[name]) for name in names}
+    if isinstance(value, list | tuple):
+        return [_identifying(*pair) for pair in zip(value, dumped, strict=True)]
+    if isinstance(value, Mapping):
+        return {key: _identifying(part, dumped[key]) for key, part in zip(dumped, value.values(), strict=True)}
+    return dumped
+
+
 def fingerprint(*parts: Any) -> str:
     """A short identity of JSON-like values and configs, 16 hexadecimal digits."""
-    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    plain = [
+        _identifying(part, part.model_dump(mode="json")) if isinstance(part, BaseModel) else part for part in parts
+    ]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

@@ -26,6 +26,8 @@ CODES = "labtrail.codes"
 # JSON [[digest, digest], ...] on a run: codes that somebody has said to be the same; or that a run, whose id follows,
 # has shown to be.
 CODE_SAME = "labtrail.code_same"
+# JSON [key, ...]: further keys of a run, under which somebody has said that it counts.
+KEYS = "labtrail.keys"
 # Id of the tree in git that the run's code is of, and whether what was kept of it is complete.
 TREE = "labtrail.tree"
 SOURCE_KEPT = "labtrail.source"

@@ -185,6 +185,26 @@ def test_other_data_are_refused(tabled: Workspace) -> None:
     assert len(tabled.client().search_runs([tabled.client().get_run(run_id).info.experiment_id])) == 2
 
 
+def test_a_field_that_was_added_is_a_question_or_neutral(tabled: Workspace) -> None:
+    run_id, text = of_table(tabled)["run_id"], (tabled.folder / "tabled.py").read_text()
+    field = "    epochs: int = 3\n"
+    neutral = text.replace(field, f"{field}    scale: Annotated[float, lt.Neutral] = 1.0\n")
+    tabled.write("tabled.py", f"from typing import Annotated\n{neutral}")
+    assert f"run {run_id} has finished this work" in tabled.run("labtrail", "run", "table").stderr
+
+    tabled.write("tabled.py", text.replace(field, f"{field}    scale: float = 1.0\n"))
+    asked = tabled.run("labtrail", "run", "table")
+    assert asked.returncode == 3, asked.stderr
+    assert f"run {run_id} has finished this config and data before there was scale" in asked.stderr
+    # Another value is other work.
+    assert tabled.run("labtrail", "run", "table", "--scale", "2").returncode == 0
+    assert tabled.run("labtrail", "run", "table", "--keep").returncode == 0
+    later = tabled.run("labtrail", "run", "table")
+    assert later.returncode == 0
+    assert f"run {run_id} has finished this work" in later.stderr
+    assert len(tabled.query("table").runs()) == 2
+
+
 def test_a_run_of_several_codes_is_refused(workspace: Workspace) -> None:
     run_id = killed(workspace)
     edit(workspace, *BETAS)

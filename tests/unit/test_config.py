@@ -1,7 +1,7 @@
 """From YAML and overrides to a frozen config, or one line per problem."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import yaml
@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from labtrail.config import Config, Section, describe, fingerprint, flatten, load_config, to_yaml
+from labtrail.config import (
+    Compute,
+    Config,
+    Neutral,
+    Section,
+    describe,
+    fingerprint,
+    flatten,
+    load_config,
+    to_yaml,
+)
 from labtrail.errors import ConfigError
 
 
@@ -138,3 +148,43 @@ def test_fingerprint_changes_with_every_part() -> None:
     ]
     assert len({base, *others}) == 5
     assert base == fingerprint("task", SampleConfig(), ["digest"], 1)
+
+
+class Before(Config):
+    rate: float = 0.1
+
+
+class Averaging(Section):
+    decay: float = 0.99
+
+
+class Inner(Section):
+    width: int = 4
+    depth: Annotated[int, Neutral] = 2
+
+
+class WithInner(Config):
+    inner: Inner = Inner()
+    parts: tuple[Inner, ...] = (Inner(),)
+    named: dict[str, Inner] = {"a": Inner()}  # noqa: RUF012 pydantic copies it
+
+
+def test_a_neutral_field_at_its_default_is_no_part_of_the_identity() -> None:
+    class After(Config):
+        rate: float = 0.1
+        averaging: Annotated[Averaging | None, Neutral] = None
+
+    assert fingerprint(After()) == fingerprint(Before())
+    assert fingerprint("task", After(seed=3), [1], 2) == fingerprint("task", Before(seed=3), [1], 2)
+    assert fingerprint(After(averaging=Averaging())) != fingerprint(Before())
+    assert fingerprint(After(averaging=Averaging())) != fingerprint(After(averaging=Averaging(decay=0.9)))
+
+
+def test_neutral_fields_are_left_out_however_deep_they_lie() -> None:
+    plain = {"width": 4}
+    compute = Compute().model_dump(mode="json")
+    whole = {"seed": 0, "compute": compute, "inner": plain, "parts": [plain], "named": {"a": plain}}
+    assert fingerprint(WithInner()) == fingerprint(whole)
+    deep = Inner(depth=3)
+    for changed in (WithInner(inner=deep), WithInner(parts=(deep,)), WithInner(named={"a": deep})):
+        assert fingerprint(changed) != fingerprint(WithInner())

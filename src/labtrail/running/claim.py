@@ -5,6 +5,7 @@ Why: docs/decisions/001-continue-in-place.md
 """
 
 import itertools
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +16,11 @@ from mlflow.tracking.context import registry
 
 from labtrail import contract
 from labtrail.config import flatten
-from labtrail.errors import ClaimError
+from labtrail.errors import ClaimError, CodeError
 from labtrail.query.find import data_digests
 from labtrail.query.query import run_row
 from labtrail.running import code_policy
+from labtrail.running.earlier_config import under_an_earlier_config
 from labtrail.running.identity import Identity
 from labtrail.store import connection, locks
 
@@ -69,6 +71,8 @@ def claim(
         if given_run is not None and contract.KEY in given_run.data.tags:
             return _claim_given(client, given_run, identity, again, keep)
         earlier = _find_earlier(client, identity, again, keep)
+        if earlier is None and not again:
+            earlier = _offer_earlier_config(client, identity, keep)
         if earlier is None:
             run_id = given_run.info.run_id if given_run else _create(client, identity, experiment_id)
             if given_run is not None and contract.SAME_AS in given_run.data.tags:
@@ -78,6 +82,26 @@ def claim(
         if given_run is not None:
             _point(client, given_run.info.run_id, identity.task, earlier)
         return earlier
+
+
+def _offer_earlier_config(client: MlflowClient, identity: Identity, keep: bool) -> Claim | None:
+    """Asks whether a run from before a field was added to the config counts.
+
+    Raises:
+        CodeError: nobody has said so.
+    """
+    if (earlier := under_an_earlier_config(client, identity)) is None:
+        return None
+    run, fields = earlier
+    if not keep:
+        raise CodeError(
+            f"run {run.run_id} has finished this config and data before there was {', '.join(fields)}, which has its "
+            "default now; nothing was run: --keep takes that run as the answer, --again runs it"
+        )
+    code_policy.judge_finished(client, run, identity, keep)
+    keys = json.loads(run.tags.get(contract.KEYS, "[]"))
+    client.set_tag(run.run_id, contract.KEYS, json.dumps([*keys, identity.key]))
+    return Claim("finished", run.run_id)
 
 
 def open_beside(client: MlflowClient, identity: Identity, experiment_id: str, run_id: str) -> Claim:
@@ -189,7 +213,9 @@ def _find_earlier(
 
 def runs_of(client: MlflowClient, key: str) -> list[MlflowRun]:
     """The runs of a piece of work, the newest first; pointers hold none."""
-    runs = connection.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
+    newest_first = ["attributes.start_time DESC"]
+    runs = connection.search(client, f"tags.`{contract.KEY}` = '{key}'", order_by=newest_first)
+    runs = runs or connection.search(client, f"tags.`{contract.KEYS}` LIKE '%{key}%'", order_by=newest_first)
     return [run for run in runs if contract.SAME_AS not in run.data.tags]
 
 

@@ -3,6 +3,7 @@
 Why: docs/decisions/014-count-before-submitting.md
 """
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -41,7 +42,12 @@ def runs_by_key(task: str, codes: Collection[str] = ()) -> WorkRuns:
         codes: digests of the codes that count, beside runs of which none is known; empty: all count.
     """
     rows = Query(task).ended(*contract.ANY_END).with_archived().runs().to_dict("records")
-    keyed = [row for row in rows if isinstance(row.get(contract.KEY), str)]
+    named = [row for row in rows if isinstance(row.get(contract.KEY), str)]
+    # A run that counts under further keys stands behind one that has such a key for its own.
+    further = [
+        row | {contract.KEY: key} for row in named for key in json.loads(text_of_tag(row, contract.KEYS) or "[]")
+    ]
+    keyed = [*further, *named]
     others = [row for row in keyed if codes and text_of_tag(row, contract.CODE) not in ("", *codes)]
     counting = [row for row in keyed if row not in others] if others else keyed
     finished = {row[contract.KEY]: str(row["run_id"]) for row in counting if row["status"] == "FINISHED"}

@@ -12,6 +12,8 @@ from labtrail.running.provenance.sources import Sources
 
 _EVERYTHING = "*"
 _CONFIG_MODULE, _CONFIG_CLASSES = "labtrail.config", {"Section", "Config"}
+# They stand in annotations of config fields, and say what is no part of the key.
+_CONFIG_MARKS = {"Neutral", "NeutralMark"}
 
 
 class Name(NamedTuple):
@@ -71,7 +73,7 @@ class Code:
             if code is None:
                 packages.add(root.module.partition(".")[0])
                 continue
-            if not self._counts(root.module):
+            if not self._counts(root.module) or (root.module == _CONFIG_MODULE and root.name in _CONFIG_MARKS):
                 continue
             waiting += self._load(root.module, loaded, digests)
             for name in code.definitions if root.name == _EVERYTHING else [root.name]:
