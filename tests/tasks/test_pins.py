@@ -1,6 +1,8 @@
 """A round or study runs from the code that it began with; what follows from an edit is asked once."""
 
 import json
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -147,3 +149,48 @@ def test_what_a_person_says_of_a_study(lab: Workspace) -> None:
     kept = lab.run(*SEARCH, "--keep")
     assert kept.returncode == 0, kept.stderr
     assert runs(lab)[contract.CODE].nunique() == 2
+
+
+MATCHED = [f"cfg.{name}" for name in ("method", "alpha", "seed", "model.name")]
+
+
+def cells_of(workspace: Workspace) -> pd.Series:
+    """Run ids of the digits campaign by what makes a cell; the ids of teachers are of each store."""
+    ended = workspace.query("distill", contract.ANY_END).runs()
+    assert (ended["status"] == "FINISHED").all()
+    return ended.set_index(MATCHED)["run_id"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_digits_campaign_edited_in_mid_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "configs/distill/digits_alpha.yaml"
+    folders = []
+    for label in ("plain", "edited"):
+        (tmp_path / label).mkdir()
+        lab = Workspace(tmp_path / label)
+        text = (lab.folder / "configs/distill/digits.yaml").read_text()
+        lab.write("configs/distill/digits.yaml", re.sub(r"epochs: \d+", "epochs: 1", text, count=1))
+        folders.append(lab)
+    plain, edited = folders
+    command = ("labtrail", "campaign", "run", "--config", name, "--workers", "2")
+    assert plain.run(*command, timeout=1800).returncode == 0
+    with edited.started(*command) as process:
+        wait_for_line(process, "started students")
+        learner = edited.folder / "projects/distill/learner.py"
+        text = learner.read_text()
+        assert "self.alpha * extra" in text
+        learner.write_text(text.replace("self.alpha * extra", "0.1 * self.alpha * extra"))
+        process.communicate(timeout=1800)
+        assert process.returncode == 0
+    first, second = cells_of(plain), cells_of(edited)
+    assert len(first) == len(second) == 46
+    assert edited.query("distill").runs()[contract.CODE].nunique() == 1
+    for cell, run_id in first.items():
+        assert_same_weights(plain.artifacts(run_id), edited.artifacts(second[cell]))
+    for lab, runs_of_lab in ((plain, first), (edited, second)):
+        monkeypatch.chdir(lab.folder)
+        frame = lab.query("distill").runs().set_index("run_id").loc[list(runs_of_lab.sort_index())]
+        results = frame[[column for column in frame if column.startswith(("test/", "validation/", "train/"))]]
+        (tmp_path / f"{lab.folder.name}.csv").write_text(results.to_csv(index=False))
+    assert (tmp_path / "plain.csv").read_text() == (tmp_path / "edited.csv").read_text()

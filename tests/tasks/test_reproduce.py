@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 
 from labtrail import contract
 from tests.tasks.test_code import BETAS, COMMAND, SHORT, done, edit, killed, runs
-from tests.workspace import Workspace
+from tests.workspace import REPOSITORY, Workspace
 
 __all__ = ["done"]
 
@@ -306,3 +307,34 @@ def test_each_training_task_is_repeated_to_the_bit(workspace: Workspace, name: s
     if name == "distill-bundle":
         # Its students are compared with it, each with one of its own.
         assert "weights:  all" in text
+
+
+@pytest.mark.slow
+def test_from_a_wheel_without_git(tabled: Workspace, tmp_path: Path) -> None:
+    source, installed = tmp_path / "source", tmp_path / "installed"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source / name)
+    shutil.copytree(REPOSITORY / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    build = (*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source))
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("labtrail-*.whl")
+    subprocess.run((*pip, "install", "--no-deps", "--target", str(installed), str(wheel)), check=True)
+
+    lab = tabled.folder
+    (lab / "src").unlink()
+    shutil.rmtree(lab / "projects")
+    tabled.variables["PYTHONPATH"] = str(installed)
+    first = tabled.cold("python", "-m", "labtrail.console", "run", "table", "--seed", "5")
+    assert first.returncode == 0, first.stderr
+    run_id = of_table(tabled)["run_id"]
+    facts = json.loads((tabled.artifacts(run_id) / contract.SOURCE / "source.json").read_text())
+    assert facts["tree"] is None
+    # Edited since, and another labtrail: its own copy has both.
+    tabled.write("tabled.py", (lab / "tabled.py").read_text().replace("+ sum(values)", "- sum(values)"))
+    strict = installed / "labtrail/config.py"
+    strict.write_text(strict.read_text() + "\nLATER = 1\n")
+    repeated = tabled.cold("python", "-m", "labtrail.console", "reproduce", run_id)
+    assert repeated.returncode == 0, repeated.stdout + repeated.stderr
+    assert "verdict:  to the bit" in repeated.stdout

@@ -7,13 +7,23 @@ import pytest
 from tests.same_results import tour
 from tests.workspace import REPOSITORY, Workspace
 
+BUNDLE = "projects.distill bundle --config configs/distill-bundle/digits.yaml --train.epochs 1 --teacher_model resnet14"
+# Tasks that the tour does not show.
+FURTHER = (
+    "projects.pamap2 prepare --config configs/pamap2-prepare/synthetic.yaml",
+    "projects.pamap2 robustness --config configs/pamap2-robustness/default.yaml --run latest",
+    BUNDLE,
+    "projects.distill analysis --config configs/distill-analysis/default.yaml",
+    "projects.profiler remat --config configs/profiler-remat/tiny.yaml --targets 2 --batch_size 4",
+)
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_nothing_runs_that_is_not_reached(workspace: Workspace) -> None:
     workspace.variables["PYTHONPATH"] = f"src:.:{REPOSITORY}"
-    stops = list(tour())
-    assert len(stops) > 10
+    stops = [*tour(), *(words.split() for words in FURTHER)]
+    assert len(stops) > 15
     missed = {}
     for number, (module, *arguments) in enumerate(stops):
         output = workspace.folder / f"ran-{number}.json"
