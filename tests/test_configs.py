@@ -14,7 +14,7 @@ from labtrail.config import describe, flatten, load_config, neutral_fields
 from labtrail.report.task import TASK as REPORT
 from labtrail.running.registry import known_tasks, task_modules, tasks_of
 from labtrail.running.task import Task
-from labtrail.sweeps.campaign import CampaignConfig, cells_of
+from labtrail.sweeps.cells import CampaignConfig, cells_of
 from labtrail.sweeps.study import StudyConfig, trial_config
 from labtrail.sweeps.tour import TASK as TOUR
 from labtrail.sweeps.tour import TourConfig

@@ -26,7 +26,8 @@ from labtrail.jobs.script import BatchConfig
 from labtrail.jobs.slurm import Slurm
 from labtrail.running.registry import task_named
 from labtrail.store import connection
-from labtrail.sweeps.campaign import Campaign, CampaignConfig, Cell, run_command
+from labtrail.sweeps.campaign import Campaign, run_command
+from labtrail.sweeps.cells import CampaignConfig, Cell
 from labtrail.sweeps.tick import tick
 from tests.benchmark.timing import Row
 from tests.cluster import private_postgres, private_slurm

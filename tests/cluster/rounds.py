@@ -14,7 +14,8 @@ from labtrail.config import load_config, load_json
 from labtrail.jobs.script import BatchConfig
 from labtrail.jobs.slurm import Slurm
 from labtrail.running.registry import task_named
-from labtrail.sweeps.campaign import Campaign, CampaignConfig, run_command
+from labtrail.sweeps.campaign import Campaign, run_command
+from labtrail.sweeps.cells import CampaignConfig
 from labtrail.sweeps.tick import Batch, refresh_from_queue, tick
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.workspace import REPOSITORY, Workspace, wait_until

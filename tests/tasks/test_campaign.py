@@ -27,7 +27,7 @@ groups:
   - name: students
     config: quick.yaml
     reads: {teacher: teachers}
-    grid: {method: [logit, factor], seed: [0, 1]}
+    grid: {method: [logit, fitnets], seed: [0, 1]}
 """
 CELLS = 6
 # A rate at which the loss overflows.

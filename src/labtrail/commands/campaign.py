@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from labtrail.jobs.queues import Batch
     from labtrail.running.task import Task
-    from labtrail.sweeps.campaign import Campaign, CampaignConfig
+    from labtrail.sweeps.campaign import Campaign
+    from labtrail.sweeps.cells import CampaignConfig
     from labtrail.sweeps.round_code import Answer, Pin
 
 _CONFIG = click.option("--config", "path", type=LabPath(), required=True, help="YAML file of a campaign.")
@@ -224,7 +225,7 @@ def _pinned(path: Path, answer: "Answer", *, ask: bool, begin: bool = True) -> "
         ConfigError: a cell's config is not valid.
         CodeError: the code has changed since the round began.
     """
-    from labtrail.sweeps.campaign import CampaignConfig, cells_of, load_cell, state_of
+    from labtrail.sweeps.cells import CampaignConfig, cells_of, load_cell, state_of
     from labtrail.sweeps.round_code import pin_of
 
     config = load_config(CampaignConfig, path)
@@ -242,7 +243,8 @@ def _campaign(config: "CampaignConfig", task: "Task[Any]", pin: "Pin", answer: "
         CodeError: other code has done or begun some of them.
     """
     from labtrail.store import connection
-    from labtrail.sweeps.campaign import Campaign, run_command, with_frozen_bases
+    from labtrail.sweeps.campaign import Campaign, run_command
+    from labtrail.sweeps.cells import with_frozen_bases
 
     connection.initialise([task.experiment_name])
     campaign = Campaign(with_frozen_bases(config), task, run_command(task), pin)

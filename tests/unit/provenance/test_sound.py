@@ -7,6 +7,8 @@ import pytest
 from tests.same_results import tour
 from tests.workspace import REPOSITORY, Workspace
 
+# Tasks that read another run read its config.yaml by them: its values are in that run's key.
+READ_A_CONFIG = {f"labtrail.config.{name}" for name in ("load_config", "_read", "_StrictLoader")}
 BUNDLE = "projects.distill bundle --config configs/distill-bundle/digits.yaml --train.epochs 1 --teacher_model resnet14"
 # Tasks that the tour does not show.
 FURTHER = (
@@ -33,6 +35,6 @@ def test_nothing_runs_that_is_not_reached(workspace: Workspace) -> None:
         seen = json.loads(output.read_text())
         # Something of the task itself did run.
         assert any(name.startswith("projects.") for name in seen["ran"]), (module, arguments)
-        if more := sorted(set(seen["ran"]) - set(seen["reached"])):
+        if more := sorted(set(seen["ran"]) - set(seen["reached"]) - READ_A_CONFIG):
             missed[" ".join([module, *arguments])] = more
     assert missed == {}

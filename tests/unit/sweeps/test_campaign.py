@@ -22,8 +22,9 @@ from labtrail.running.task import Task
 from labtrail.store import connection
 from labtrail.sweeps import campaign as campaigns
 from labtrail.sweeps import study as studies
-from labtrail.sweeps.campaign import Campaign, CampaignConfig, cells_of
+from labtrail.sweeps.campaign import Campaign
 from labtrail.sweeps.cell_state import WorkRuns
+from labtrail.sweeps.cells import CampaignConfig, cells_of
 from labtrail.sweeps.study import Range, StudyConfig, open_study, reclaim
 
 

@@ -20,7 +20,8 @@ from labtrail.running.registry import task_named
 from labtrail.running.run_status import set_tags
 from labtrail.running.writer import RunWriter, Status
 from labtrail.store import connection
-from labtrail.sweeps.campaign import Campaign, CampaignConfig, run_command
+from labtrail.sweeps.campaign import Campaign, run_command
+from labtrail.sweeps.cells import CampaignConfig
 from labtrail.sweeps.tick import cancel, job_name, overview, refresh_from_queue, tick
 from tests.workspace import REPOSITORY
 

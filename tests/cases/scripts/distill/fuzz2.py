@@ -3,7 +3,7 @@ import sys, time, traceback, yaml
 from pathlib import Path
 from labtrail.config import load_config
 from labtrail.errors import LabtrailError
-from labtrail.sweeps.campaign import CampaignConfig, cells_of
+from labtrail.sweeps.cells import CampaignConfig, cells_of
 from labtrail.sweeps.study import StudyConfig, trial_config
 from labtrail.running.registry import task_named
 D='configs/distill/digits.yaml'
