@@ -66,6 +66,18 @@ def test_finished_work_of_other_code_is_a_question(done: Workspace) -> None:
     assert f"run {run['run_id']} has finished this work" in back.stderr
 
 
+def test_however_it_is_started_it_is_the_same_code(workspace: Workspace) -> None:
+    first = workspace.cold(*SHORT)
+    assert first.returncode == 0, first.stderr
+    for words in (("python", "-m", "labtrail.console", "run", "spoter"), ("python", "-m", "projects.spoter")):
+        again = workspace.run(*words, *SHORT[3:])
+        assert again.returncode == 0, again.stderr
+        assert "has finished this work; --again" in again.stderr
+    (run,) = runs(workspace).to_dict("records")
+    facts = json.loads((workspace.artifacts(run["run_id"]) / contract.SOURCE / "source.json").read_text())
+    assert set(facts["places"]) == {"labtrail", "projects"}
+
+
 def test_keep_is_said_once(done: Workspace) -> None:
     edit(done, *BETAS)
     kept = done.run(*SHORT, "--keep")

@@ -209,6 +209,20 @@ def test_the_copy_has_the_packages_of_the_task_and_labtrail(importable: Path) ->
     assert folder.stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("in_git", [True, False])
+def test_code_behind_links_is_copied(importable: Path, tmp_path: Path, in_git: bool) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "inner").mkdir(parents=True)
+    (elsewhere / "inner/part.py").write_text("PART = 1\n")
+    (elsewhere / "round").symlink_to(elsewhere)
+    (importable / "mine/linked").symlink_to(elsewhere)
+    if not in_git:
+        (importable / ".git").rename(tmp_path / "git")
+    lab = importable / ".labtrail"
+    taken = source.take(CODE, importable, lab)
+    assert "mine/linked/inner/part.py" in names_in(source.folder_of(lab, taken.digest) / source.COPY)
+
+
 def test_a_folder_without_git_and_a_module_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     (tmp_path / "lonely.py").write_text("A = 1\n")

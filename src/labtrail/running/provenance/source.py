@@ -219,13 +219,24 @@ def _below(place: Path) -> Iterator[Path]:
     except GitError:
         names = []
     # None at all: git ignores the folder as a whole, an environment below a repository for instance.
-    listed = [place / name for name in names if name] or list(_walked(place))
+    listed = [path for name in names if name for path in _behind(place / name)] or list(_walked(place))
     kept = (path for path in dict.fromkeys(listed) if not path.name.lower().endswith((*_COMPILED, *_FOR_PEOPLE)))
-    return (path for path in kept if path.is_file() and not path.is_symlink())
+    return (path for path in kept if path.is_file())
+
+
+def _behind(path: Path) -> Iterator[Path]:
+    """A file; or the files behind a link to a folder, of which git knows only the link."""
+    return _walked(path) if path.is_symlink() and path.is_dir() else iter([path])
 
 
 def _walked(place: Path) -> Iterator[Path]:
-    for folder, below, names in os.walk(place):
+    """The files below a folder, also those behind links, each folder once."""
+    seen = set()
+    for folder, below, names in os.walk(place, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
         below[:] = [name for name in below if name not in _NOT_CODE and not name.startswith(".")]
         yield from (Path(folder, name) for name in names)
 

@@ -13,10 +13,12 @@ MAIN = "__main__"
 
 
 def main_file() -> Path | None:
-    """The script that this process was started with; None where it was started by the name of a module."""
+    """The script of Python that this process was started with; None for the name of a module, or a command."""
     main = sys.modules[MAIN]
     file = getattr(main, "__file__", None)
-    return Path(file).resolve() if file and getattr(main, "__spec__", None) is None else None
+    is_script = bool(file) and getattr(main, "__spec__", None) is None
+    # The command ``labtrail`` is a script, too, of the name of a package.
+    return Path(file).resolve() if is_script and str(file).endswith(".py") else None
 
 
 class Sources(Protocol):

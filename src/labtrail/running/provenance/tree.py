@@ -145,7 +145,8 @@ def _with_changes(top: Path, head: str, changed: Sequence[str], untracked: Seque
         index = Path(git(top, "rev-parse", "--git-path", "index").decode().strip())
         if (top / index).is_file():
             # With the repository's own index git need not read what has not changed.
-            shutil.copyfile(top / index, copied)
+            # Its time of change, too: by it git knows which files it has to read again.
+            shutil.copy2(top / index, copied)
         variables = {"GIT_INDEX_FILE": str(copied)}
         taken = [path for path in (*changed, *untracked) if path not in left_out]
         paths = b"".join(os.fsencode(path) + b"\0" for path in taken)
