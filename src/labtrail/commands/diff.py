@@ -1,7 +1,7 @@
 """``labtrail diff RUN RUN`` or ``labtrail diff RUN .``: config, code by function, packages, data, machine, numbers."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -48,23 +48,21 @@ def _tell(what: str, changes: Mapping[str, str]) -> bool:
 
 
 def _values(left: "RunRow", right: "RunRow") -> dict[str, str]:
+    from labtrail.running.provenance.machine import arrows
+
     prefix = contract.CONFIG_PREFIX
     then, now = (
         {name.removeprefix(prefix): value for name, value in run.params.items() if name.startswith(prefix)}
         for run in (left, right)
     )
-    return _arrows(then, now)
-
-
-def _arrows(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    names = sorted(then.keys() | now.keys())
-    return {name: f"{then.get(name)} -> {now.get(name)}" for name in names if then.get(name) != now.get(name)}
+    return arrows(then, now)
 
 
 def _data(left: "RunRow", right: "RunRow") -> dict[str, str]:
     from labtrail.query.find import data_by_context
+    from labtrail.running.provenance.machine import arrows
 
-    return _arrows(data_by_context(left.run_id), data_by_context(right.run_id))
+    return arrows(data_by_context(left.run_id), data_by_context(right.run_id))
 
 
 def _tell_code(left: "RunRow", right: "RunRow | None", all_lines: bool) -> bool:
@@ -117,6 +115,7 @@ def _tell_packages(left: "RunRow", right: "RunRow") -> bool:
 
 def _tell_numbers(left: "RunRow", right: "RunRow") -> bool:
     from labtrail.query.compare import compare_numbers, compare_weights, numbers_of, weights_of
+    from labtrail.running.provenance.machine import arrows
     from labtrail.running.repeat import measured_of
 
     then, now = left.run_id, right.run_id
@@ -127,7 +126,7 @@ def _tell_numbers(left: "RunRow", right: "RunRow") -> bool:
     first, second = (
         {name: value for name, value in run.metrics.items() if name.startswith(_RESULTS)} for run in (left, right)
     )
-    for name, change in _arrows(first, second).items():
+    for name, change in arrows(first, second).items():
         click.echo(f"  {name}: {change}")
     click.echo(f"weights: {weights}")
     return not (numbers.same and weights.same)

@@ -92,6 +92,12 @@ class RunRow(NamedTuple):
         }
 
 
+def text_of_tag(run: Mapping[Any, Any] | pd.Series, name: str) -> str:
+    """A tag in a row of a frame; empty where the run has none, for which a frame has NaN."""
+    value = run.get(name, "")
+    return value if isinstance(value, str) else ""
+
+
 def oldest_first(runs: Iterable[RunRow]) -> list[RunRow]:
     """By start, then by id; runs without a start come last."""
     return sorted(runs, key=lambda run: (run.started is None, run.started or 0, run.run_id))

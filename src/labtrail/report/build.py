@@ -15,6 +15,7 @@ from labtrail import contract
 from labtrail.files import write_atomically
 from labtrail.query.frames import paired_differences, varying
 from labtrail.query.query import Query
+from labtrail.query.selection import text_of_tag
 from labtrail.report.codes import code_table, mark_of, mixture
 from labtrail.report.config import ReportConfig
 from labtrail.report.gather import ReportData, gather
@@ -140,10 +141,6 @@ def _findings(data: ReportData, differences: pd.DataFrame, against: str, *, chos
     return words
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _number(value: float) -> str:
     return "" if pd.isna(value) else f"{value:.4g}"
 
@@ -215,7 +212,7 @@ def _unfinished(data: ReportData) -> list[Section]:
         reason_text = (
             reason if isinstance(reason, str) else "" if run["status"] in contract.OPEN else "no reason was left"
         )
-        cells = [_run_link(run), Cell(run["status"]), Cell(reason_text), Cell(_text(run.get(contract.ATTEMPTS)))]
+        cells = [_run_link(run), Cell(run["status"]), Cell(reason_text), Cell(text_of_tag(run, contract.ATTEMPTS))]
         rows.append(Row(cells))
     counts = ", ".join(f"{count} {name.lower()}" for name, count in data.unfinished["status"].value_counts().items())
     columns = [Column("run"), Column("end"), Column("reason"), Column("attempts")]
@@ -227,7 +224,7 @@ def _runs(data: ReportData) -> Table:
     metrics = list(data.metrics)
     rows = []
     for place, run in data.runs.iterrows():
-        cells = [_run_link(run), Cell(str(run["group"])), Cell(_text(run.get(f"{contract.CONFIG_PREFIX}seed")))]
+        cells = [_run_link(run), Cell(str(run["group"])), Cell(text_of_tag(run, f"{contract.CONFIG_PREFIX}seed"))]
         cells += [Cell(_number(run[name]), None if pd.isna(run[name]) else float(run[name])) for name in metrics]
         spent = float(minutes[place])
         cells.append(Cell(_number(spent), None if pd.isna(spent) else spent))

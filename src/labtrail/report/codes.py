@@ -8,7 +8,9 @@ import pandas as pd
 
 from labtrail import contract
 from labtrail.query.frames import grouped
+from labtrail.query.selection import text_of_tag
 from labtrail.report.page import Cell, Column, Row, Table
+from labtrail.running.code_policy import joined_with
 
 _UNKNOWN = "unknown"
 
@@ -21,9 +23,9 @@ def code_table(runs: pd.DataFrame) -> Table:
     """
     rows = []
     for (task, code), part in grouped(_with_code(runs), [contract.TASK, contract.CODE]):
-        commits = sorted({_text(row, contract.GIT_COMMIT)[:10] for row in part.to_dict("records")} - {""})
-        sources = sorted({_text(row, contract.SOURCE_KEPT) for row in part.to_dict("records")} - {""})
-        dirty = any(_text(row, contract.GIT_DIRTY) == "true" for row in part.to_dict("records"))
+        commits = sorted({text_of_tag(row, contract.GIT_COMMIT)[:10] for row in part.to_dict("records")} - {""})
+        sources = sorted({text_of_tag(row, contract.SOURCE_KEPT) for row in part.to_dict("records")} - {""})
+        dirty = any(text_of_tag(row, contract.GIT_DIRTY) == "true" for row in part.to_dict("records"))
         shown = ", ".join(commits) + (" and changes" if commits and dirty else "")
         kept = "; ".join(sources) or "not kept"
         verdicts = [verdict for row in part.to_dict("records") if (verdict := _verdict(row))]
@@ -50,7 +52,7 @@ def mixture(runs: pd.DataFrame) -> str:
 
 def mark_of(run: Mapping[Any, Any]) -> str:
     """What stands beside a run's name: several codes, or that it has been reproduced."""
-    marks = ["several codes"] if _text(run, contract.CODES) else []
+    marks = ["several codes"] if text_of_tag(run, contract.CODES) else []
     if verdict := _verdict(run):
         marks.append(f"repeated: {verdict}")
     return ", ".join(marks)
@@ -59,7 +61,7 @@ def mark_of(run: Mapping[Any, Any]) -> str:
 def reproduced(run: Mapping[Any, Any]) -> Mapping[str, Any]:
     """The verdict on a run, as ``labtrail reproduce`` has left it: ``verdict``, ``date``, ``run``; empty if none."""
     try:
-        return json.loads(_text(run, contract.REPRODUCED) or "{}")
+        return json.loads(text_of_tag(run, contract.REPRODUCED) or "{}")
     except ValueError:
         return {}
 
@@ -79,17 +81,11 @@ def _with_code(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _programs(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The runs of each program: codes that are known to be the same are one; an unknown one may be any."""
-    pairs = [pair for row in runs.to_dict("records") for pair in json.loads(_text(row, contract.CODE_SAME) or "[]")]
+    pairs = [
+        pair for row in runs.to_dict("records") for pair in json.loads(text_of_tag(row, contract.CODE_SAME) or "[]")
+    ]
     left = [code for code in dict.fromkeys(runs[contract.CODE]) if code != _UNKNOWN]
     while left:
-        same = {left[0]}
-        while more := {code for pair in pairs if same & set(pair[:2]) for code in pair[:2]} - same:
-            same |= more
+        same = joined_with(left[0], pairs)
         yield left[0], runs[runs[contract.CODE].isin(same)]
         left = [code for code in left if code not in same]
-
-
-def _text(run: Mapping[Any, Any], name: str) -> str:
-    """A tag of a run; empty where it has none, for which a table has NaN."""
-    value = run.get(name, "")
-    return value if isinstance(value, str) else ""

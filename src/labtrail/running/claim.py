@@ -117,7 +117,8 @@ def open_beside(client: MlflowClient, identity: Identity, experiment_id: str, ru
         ClaimError: this would be other work: says whether config, data or processes differ. Nothing was written.
     """
     original = client.get_run(run_id)
-    if original.data.tags.get(contract.KEY) != identity.key:
+    tags = original.data.tags
+    if identity.key not in (tags.get(contract.KEY), *json.loads(tags.get(contract.KEYS, "[]"))):
         known = data_digests(run_id, client)
         other = [f"{source.context} ({source.name})" for source in identity.sources if source.digest not in known]
         differs = f"data: other content of {', '.join(other)}" if other else _other_than_data(original, identity)

@@ -7,7 +7,7 @@ Why: docs/decisions/049-other-code-is-a-question.md
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from mlflow import MlflowClient
@@ -140,20 +140,26 @@ def declare_same(client: MlflowClient, run: RunRow, code: str, evidence: str = "
         code: the other one.
         evidence: id of a run of that code with the same numbers; empty: somebody says so.
     """
-    pairs = [*_pairs(run.tags), [run.tags[contract.CODE], code, *([evidence] if evidence else [])]]
+    pairs = [*pairs_of(run.tags), [run.tags[contract.CODE], code, *([evidence] if evidence else [])]]
     client.set_tag(run.run_id, contract.CODE_SAME, json.dumps(pairs))
 
 
 def same_codes(client: MlflowClient, task: str, code: str) -> set[str]:
     """All codes that are known to be the same as one, for a task; that one is among them."""
     marked = connection.search(client, f"tags.`{contract.TASK}` = '{task}' AND tags.`{contract.CODE_SAME}` LIKE '%'")
-    pairs = [set(pair[:2]) for run in marked for pair in _pairs(run.data.tags)]
+    return joined_with(code, [pair for run in marked for pair in pairs_of(run.data.tags)])
+
+
+def joined_with(code: str, pairs: Iterable[Sequence[str]]) -> set[str]:
+    """A code and all that pairs, as ``pairs_of`` gives them, say to be the same, directly or not."""
+    sets = [set(pair[:2]) for pair in pairs]
     same, size = {code}, 0
     while len(same) > size:
         size = len(same)
-        same = same.union(*(pair for pair in pairs if pair & same))
+        same = same.union(*(pair for pair in sets if pair & same))
     return same
 
 
-def _pairs(tags: Mapping[str, str]) -> list[list[str]]:
+def pairs_of(tags: Mapping[str, str]) -> list[list[str]]:
+    """The pairs of codes that a run says to be the same; behind a pair may stand the id of a run that has shown it."""
     return json.loads(tags.get(contract.CODE_SAME, "[]"))

@@ -82,8 +82,10 @@ class Members(Generic[ConfigT]):
     def _begin(self, config: ConfigT, identity: Identity, claimed: Claim) -> None:
         self._claims[claimed.run_id] = claimed
         session = Session(self._task, config, identity, claimed.run_id, self._accelerator, uuid.uuid4().hex)
+        # One process runs from one source: it is taken for the first of them.
+        alike = [other.source for other in self.at_work if other.identity.code.digest == identity.code.digest]
         self.at_work.append(session)
-        session.begin()
+        session.begin(alike[0] if alike else None)
 
     def log_record(self, number: int, record: Record) -> None:
         """Logs a member's record and saves the state that it leaves; its seconds are those since the last record."""

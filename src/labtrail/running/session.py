@@ -24,7 +24,7 @@ from labtrail.running.code_policy import segments
 from labtrail.running.fence import Fence
 from labtrail.running.identity import Identity
 from labtrail.running.provenance.facts import peak_memory_mib
-from labtrail.running.provenance.source import take
+from labtrail.running.provenance.source import Source, take
 from labtrail.running.run import Run
 from labtrail.running.task import Task
 from labtrail.running.writer import RunWriter, Status, checked
@@ -44,9 +44,11 @@ class Session(Generic[ConfigT]):
         identity: of its work.
         run: what its task is given; there once the session has begun.
         metrics: the last value of each metric.
+        source: that was kept, on the main process once the session has begun.
     """
 
     run: Run
+    source: Source | None = None
 
     def __init__(
         self,
@@ -88,11 +90,15 @@ class Session(Generic[ConfigT]):
         """Of the MLflow run."""
         return self._writer.run_id
 
-    def begin(self) -> Run:
-        """Writes what the run is of, and opens its training state."""
+    def begin(self, source: Source | None = None) -> Run:
+        """Writes what the run is of, and opens its training state.
+
+        Args:
+            source: that this process has taken for a run of the same code; None: it is taken now.
+        """
         writer = self._writer
         if self._accelerator.is_main_process:
-            source = take(self.identity.code, lab.working_folder(), lab.state_folder())
+            self.source = source = source or take(self.identity.code, lab.working_folder(), lab.state_folder())
             self.identity = replace(self.identity, tags={**self.identity.tags, **source.tags})
             self._tags_before = writer.start(self.identity)
             self._codes = self._tags_before.get(contract.CODES, "")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from labtrail import contract
 from labtrail.jobs.queue import Queued
 from labtrail.query.query import Query
+from labtrail.query.selection import text_of_tag
 from labtrail.running.claim import is_held
 from labtrail.store import locks
 
@@ -48,8 +49,10 @@ def runs_by_key(task: str, codes: Collection[str] = ()) -> WorkRuns:
         row | {contract.KEY: key} for row in named for key in json.loads(text_of_tag(row, contract.KEYS) or "[]")
     ]
     keyed = [*further, *named]
-    others = [row for row in keyed if codes and text_of_tag(row, contract.CODE) not in ("", *codes)]
-    counting = [row for row in keyed if row not in others] if others else keyed
+    counting, others = [], []
+    for row in keyed:
+        counts = not codes or text_of_tag(row, contract.CODE) in ("", *codes)
+        (counting if counts else others).append(row)
     finished = {row[contract.KEY]: str(row["run_id"]) for row in counting if row["status"] == "FINISHED"}
     newest, by_other_code = ({row[contract.KEY]: row for row in part} for part in (counting, others))
     return WorkRuns(newest, finished, by_other_code)
@@ -81,12 +84,6 @@ def unfinished_state(
         reason = text_of_tag(run, contract.STATUS_REASON)
         return "dead", f"submitted {submissions - since} times without getting any further{reason and f'; {reason}'}"
     return "ready", ""
-
-
-def text_of_tag(run: Mapping[str, Any], name: str) -> str:
-    """A tag of a run; empty where it has none, for which a table has NaN."""
-    value = run.get(name, "")
-    return value if isinstance(value, str) else ""
 
 
 def submissions_of(run: Mapping[str, Any]) -> tuple[int, int]:

@@ -20,10 +20,11 @@ from labtrail.jobs.queue import SubmitError
 from labtrail.jobs.queues import Batch
 from labtrail.jobs.scheduler import Job
 from labtrail.jobs.script import check
+from labtrail.query.selection import text_of_tag
 from labtrail.running.run_status import create_scheduled, mark_killed, set_tags
 from labtrail.store import connection, locks
 from labtrail.sweeps.campaign import Campaign
-from labtrail.sweeps.cell_state import epochs_of, submissions_of, text_of_tag, unfinished_state
+from labtrail.sweeps.cell_state import epochs_of, submissions_of, unfinished_state
 from labtrail.sweeps.cells import Cell
 
 _log = logging.getLogger("labtrail")

@@ -121,13 +121,12 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[s
 
     The path of the system's release says nothing about a number and is left out.
     """
-    names = then["packages"].keys() | now["packages"].keys()
-    versions = {name: (then["packages"].get(name, "none"), now["packages"].get(name, "none")) for name in sorted(names)}
-    facts = {
-        name: (then.get(name), now.get(name)) for name in sorted((then.keys() | now.keys()) - {"packages", "system"})
-    }
-    return _arrows(versions), _arrows(facts)
+    apart = ("packages", "system")
+    facts, facts_now = ({name: fact for name, fact in side.items() if name not in apart} for side in (then, now))
+    return arrows(then["packages"], now["packages"]), arrows(facts, facts_now)
 
 
-def _arrows(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, str]:
-    return {name: f"{then} -> {now}" for name, (then, now) in pairs.items() if then != now}
+def arrows(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> ``then -> now`` of all that differs."""
+    names = sorted(then.keys() | now.keys())
+    return {name: f"{then.get(name)} -> {now.get(name)}" for name in names if then.get(name) != now.get(name)}
