@@ -8,6 +8,7 @@ import pytest
 
 from labtrail.errors import DataError
 from labtrail.running.provenance.environments import installed
+from labtrail.running.provenance.machine import differences, environment
 
 
 def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +28,12 @@ def test_another_python_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(DataError, match=r"the run had Python 2\.7\.18, this is 3"):
         installed({"python": "2.7.18", "packages": {}})
     assert not (tmp_path / ".labtrail").exists()
+
+
+def test_what_differs_between_two_machines() -> None:
+    then = environment()
+    assert differences(then, then | {"variables": {"OMP_NUM_THREADS": "7"}}) == ({}, {})
+    now = then | {"threads": 99, "variables": {"OMP_NUM_THREADS": "99"}, "packages": then["packages"] | {"torch": "0"}}
+    packages, facts = differences(then, now)
+    assert packages == {"torch": f"{then['packages']['torch']} -> 0"}
+    assert facts.keys() == {"threads", "variables"}

@@ -26,9 +26,10 @@ COMPUTING = (
     "pillow",
     "torchvision",
 )
+_THREADS = "OMP_NUM_THREADS"
 # A list, and never the whole environment: that holds secrets.
 _VARIABLES = (
-    "OMP_NUM_THREADS",
+    _THREADS,
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_CBWR",
@@ -123,6 +124,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[s
     """
     apart = ("packages", "system")
     facts, facts_now = ({name: fact for name, fact in side.items() if name not in apart} for side in (then, now))
+    if then["threads"] == now["threads"]:
+        # However their number was asked for.
+        for side in (facts, facts_now):
+            side["variables"] = {name: value for name, value in side["variables"].items() if name != _THREADS}
     return arrows(then["packages"], now["packages"]), arrows(facts, facts_now)
 
 
