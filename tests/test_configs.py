@@ -349,12 +349,17 @@ def test_labtrail_lists_its_commands() -> None:
 
 
 # Field of a config class -> its default, which stands for all work that was done before there was such a field.
-NEUTRAL: dict[str, str] = {}
+NEUTRAL: dict[str, str] = {
+    "Config.checkpoint": "Checkpointing(every=None, keep=2)",
+    "Checkpointing.every": "None",
+    "Checkpointing.keep": "2",
+}
 
 
 def _neutral_fields(cls: type[BaseModel]) -> Iterator[tuple[str, str]]:
     for name, default in neutral_fields(cls).items():
-        yield f"{cls.__name__}.{name}", repr(default)
+        defined_in = next(base for base in reversed(cls.__mro__) if name in getattr(base, "__annotations__", {}))
+        yield f"{defined_in.__name__}.{name}", repr(default)
     for field in cls.model_fields.values():
         for inner in (field.annotation, *get_args(field.annotation)):
             if isinstance(inner, type) and issubclass(inner, BaseModel):

@@ -69,6 +69,17 @@ class Compute(Section):
     """CPU threads of torch in each process; fixed, because sums depend on it; empty: torch decides"""
 
 
+class Checkpointing(Section):
+    """When a task's training state is saved, and how much of it is kept; every task config has it as ``checkpoint``."""
+
+    every: Annotated[str | None, BeforeValidator(written), Neutral] = Field(
+        default=None, pattern=r"^[1-9][0-9]{0,8} ?(steps?|s|min)?$"
+    )
+    """saved inside an epoch as well, where the task has steps: every 500 steps, 30 s or 10 min; empty: after epochs"""
+    keep: Annotated[Literal[1, 2], Neutral] = 2
+    """whole states that are kept: 2 in case the newest is found damaged, 1 for large ones"""
+
+
 class Remat(Section):
     """Recomputation in training; every task config that supports it has it as ``remat``."""
 
@@ -82,6 +93,7 @@ class Config(Section):
     seed: int = Field(default=0, ge=0, lt=2**31)
     """seed of weights, data order and augmentation"""
     compute: Compute = Compute()
+    checkpoint: Annotated[Checkpointing, Neutral] = Checkpointing()
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

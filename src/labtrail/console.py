@@ -24,6 +24,7 @@ COMMANDS = {
         "reproduce": "run a run again by its own code, and compare to the bit",
         "settle": "run a run again by the present code: equal numbers make both codes one",
         "diff": "in what two runs, or a run and this folder, differ",
+        "check": "try out whether a task repeats, and survives kills, to the bit (resume | repeat)",
         "doctor": "what is wrong with this machine or store, and the command that mends it",
     },
     "Keep": {

@@ -14,6 +14,7 @@ Why: docs/decisions/003-state-written-by-us.md
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,28 +27,38 @@ from accelerate import Accelerator
 from accelerate import __version__ as accelerate_version
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.optim import Optimizer
 
 from labtrail import __version__
+from labtrail.config import Checkpointing
 from labtrail.contract import BEST_PREFIX
 from labtrail.errors import CheckpointError
 from labtrail.files import remove, sha256_of, sync_folder, sync_tree, write_atomically
 from labtrail.record import Progress, Record, Score
-from labtrail.running.seeding import generator_states, set_generator_states
-from labtrail.running.snapshot import Background, copied
+from labtrail.running.cadence import Cadence
+from labtrail.running.snapshot import Background, bytes_of, copied, revived
+from labtrail.running.state import (
+    TrainingState,
+    one_module,
+    process_generators,
+    put_process_generators,
+    write_state,
+)
 
 _log = logging.getLogger("labtrail")
 
 _LAST, _PREVIOUS, _NEW = "last", "previous", "new"
 _STATE_FILE = "state.json"
-_MODEL_FILE, _OPTIMIZER_FILE = "model.safetensors", "optimizer.pt"
 _UPLOAD_EVERY_S = 300.0
+_DEFAULTS = Checkpointing()
 
 
 class Checkpoint:
-    """Saves and restores one run's training state; every rank has one and calls it alike."""
+    """Saves and restores one run's training state; every rank has one and calls it alike.
+
+    Attributes:
+        folder: where the checkpoints lie.
+        saved_at: the place of the newest state: epochs that are done, and steps of the one at work.
+    """
 
     def __init__(
         self,
@@ -59,6 +70,7 @@ class Checkpoint:
         upload: Callable[[Path], None] | None = None,
         permit: Callable[[], None] = lambda: None,
         attempt: str = "0",
+        settings: Checkpointing = _DEFAULTS,
     ) -> None:
         """
         Args:
@@ -69,6 +81,7 @@ class Checkpoint:
             upload: called with each finished file or folder; None where ``folder`` is the artifact store.
             attempt: a word that no other process at work on this run has; the same on all ranks.
             permit: called before anything is written or replaced; raises if this process may no longer write.
+            settings: when states are saved inside an epoch, and how many are kept.
         """
         self.folder = folder
         self._permit = permit
@@ -79,42 +92,81 @@ class Checkpoint:
         self._upload = upload
         self._progress = Progress()
         self._milestones: frozenset[int] = frozenset()
-        self._model: nn.Module | None = None
-        self._optimizer: Optimizer | None = None
-        self._snapshot: dict[str, Any] = {}
-        self._saved_epoch = 0
+        self._state: TrainingState | None = None
+        self.saved_at = (0, 0)
         self._uploaded_at = 0.0
         self._pending: Background | None = None
+        self._settings, self._cadence = settings, Cadence.read(settings.every)
+        self._source: Path | None = None
+        self._begun: dict[str, Any] = {}
+        self._begun_before: dict[str, Any] = {}
 
-    def restore(self, model: nn.Module, optimizer: Optimizer, *, milestones: Sequence[int] = ()) -> Progress:
+    def restore(
+        self, model: Any = None, optimizer: Any = None, *, milestones: Sequence[int] = (), **state: Any
+    ) -> Progress:
         """Continues from the newest whole checkpoint; call it once, after ``accelerator.prepare``.
 
         Args:
-            model: as ``prepare`` returned it.
-            optimizer: likewise.
+            model: a module as ``prepare`` returned it, a list or dict of modules, or None.
+            optimizer: as ``prepare`` returned it, a list or dict of optimizers, or None.
             milestones: numbers of epochs after which a portable checkpoint is kept.
+            state: what else changes from epoch to epoch, each under a name that is free to choose.
 
         Returns:
             The progress to continue from, fresh if there is no checkpoint; the loop advances its ``epoch``.
 
         Raises:
-            CheckpointError: no checkpoint that exists is usable, or it was written by another number of processes.
+            CheckpointError: no checkpoint that exists is usable, it was written by another number of processes or
+                holds other things, something given has no state that can be kept, or this is the second call.
         """
-        self._model, self._optimizer = self._accelerator.unwrap_model(model), optimizer
+        if self._state is not None:
+            raise CheckpointError(
+                "restore: it was called before, and a checkpoint holds the state of one call; give all at once: "
+                "restore([first, second], [first_optimizer, second_optimizer], name=more)"
+            )
+        self._state = TrainingState(self._accelerator, model, optimizer, state)
         self._milestones = frozenset(milestones)
         source = self._agreed(self._find_whole)
         if self._accelerator.is_main_process:
             for left in self.folder.glob(f"{_NEW}-*"):
                 remove(left)
+            if source is None:
+                self._require_space(bytes_of(self._state.copy()))
         if source is not None:
-            state = json.loads((source / _STATE_FILE).read_text())
-            self._load(source)
-            self._progress.load_state_dict(state["progress"])
-            self._saved_epoch = self._progress.epoch
+            saved = json.loads((source / _STATE_FILE).read_text())
+            self._source = source
+            self.reload()
+            self._progress.load_state_dict(saved["progress"])
+            self.saved_at = self._progress.place
             if self._accelerator.is_main_process:
-                self._complete_portables(state)
+                self._complete_portables(saved)
         self._accelerator.wait_for_everyone()
         return self._progress
+
+    def reload(self) -> None:
+        """Puts everything back to the state that ``restore`` has found, the generators of this process too."""
+        assert self._state is not None
+        assert self._source is not None
+        self._state.load(self._source)
+        stored = torch.load(self._source / self._random_file(), map_location="cpu", weights_only=True)
+        put_process_generators(stored)
+        self._begun_before = revived(stored.get("begun", {}))
+
+    def begin_steps(self) -> Mapping[str, Any]:
+        """Notes where generators stand as an epoch's steps begin, so that a resumed run draws the same order again.
+
+        Returns:
+            Where they stood when the epoch began that is resumed in its midst; empty for an epoch from its start.
+        """
+        assert self._state is not None
+        self._begun = self._begun_before if self._progress.step else {}
+        self._begun_before = {}
+        if self._begun:
+            self._state.put_generators(self._begun["kept"])
+        else:
+            seed = int(torch.randint(2**62, ()))
+            self._begun = {"kept": copied(self._state.generators(), None), "seed": seed}
+        return self._begun
 
     def note_best(self, record: Record) -> dict[str, float]:
         """The ``best/...`` metrics if this record beats all before it, else nothing; notes the best in Progress."""
@@ -122,11 +174,11 @@ class Checkpoint:
         if self._score is None or value is None or not self._score.beats(value, self._progress.best_score):
             return {}
         self._progress.best_score = float(value)
-        self._progress.best_epoch = self._progress.epoch
+        self._progress.best_epoch, self._progress.best_step = self._progress.place
         return {f"{BEST_PREFIX}/{self._score.metric}": float(value), f"{BEST_PREFIX}/epoch": float(record.step)}
 
     def save(self, record: Record, first: Callable[[], None] = lambda: None) -> None:
-        """Saves the state if an epoch was finished since the last save.
+        """Saves the state if the progress has moved since the last save.
 
         Args:
             record: what was measured at this state.
@@ -138,7 +190,7 @@ class Checkpoint:
         """
         self.flush()
         self._permit()
-        if self._model is None or self._progress.epoch == self._saved_epoch:
+        if self._state is None or not self._is_due(record):
             first()
             return
         main, new = self._accelerator.is_main_process, self._new
@@ -149,41 +201,66 @@ class Checkpoint:
         self._accelerator.wait_for_everyone()
         with _clear_errors(self.folder):
             try:
-                torch.save(generator_states(), new / self._random_file())
+                torch.save({**process_generators(), "begun": self._begun}, new / self._random_file())
             except BaseException:
                 remove(new)
                 raise
         self._accelerator.wait_for_everyone()
-        self._saved_epoch = self._progress.epoch
+        self.saved_at = self._progress.place
+        self._cadence.note_save()
         if main:
-            self._snapshot = copied(self._live_state(), self._snapshot)
-            state = {
+            copy = self._state.copy()
+            self._require_space(bytes_of(copy))
+            facts = {
                 "progress": self._progress.state_dict(),
                 "processes": self._accelerator.num_processes,
                 "metrics": dict(record.metrics),
             }
-            self._pending = Background(lambda: (first(), self._publish(new, state)))
+            self._pending = Background(lambda: (first(), self._publish(new, copy, facts)))
             self._pending.start()
 
-    def _live_state(self) -> dict[str, Any]:
-        assert self._model is not None
-        assert self._optimizer is not None
-        scaler = self._accelerator.scaler
-        return {
-            "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else {},
-        }
+    def save_within(self, record: Record) -> None:
+        """Saves the state between two steps if that is due; waits for an earlier save only then."""
+        if self._state is not None and self._is_due(record):
+            self.save(record)
 
-    def _load(self, source: Path) -> None:
-        assert self._model is not None
-        assert self._optimizer is not None
-        self._model.load_state_dict(load_file(source / _MODEL_FILE))
-        stored = torch.load(source / _OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-        self._optimizer.load_state_dict(stored["optimizer"])
-        if self._accelerator.scaler is not None:
-            self._accelerator.scaler.load_state_dict(stored["scaler"])
-        set_generator_states(torch.load(source / self._random_file(), map_location="cpu", weights_only=True))
+    def keeps(self, thing: Any) -> bool:
+        """Whether something is a part of the state that is kept."""
+        return self._state is not None and self._state.keeps(thing)
+
+    def kept_tensors(self) -> set[int]:
+        """Addresses of the tensors that are kept."""
+        return self._state.addresses() if self._state is not None else set()
+
+    def _is_due(self, record: Record) -> bool:
+        """Whether this state is to be saved: at an epoch's end always, inside an epoch at times and if it is the best.
+
+        Ranks agree, since they count the same steps; by the clock, the main process decides.
+        """
+        place = self._progress.place
+        if place == self.saved_at:
+            return False
+        if not self._progress.step:
+            return True
+        is_best = bool(record.metrics) and place == (self._progress.best_epoch, self._progress.best_step)
+        due = self._cadence.is_due(self._progress.step)
+        if self._cadence.seconds is not None and self._accelerator.num_processes > 1:
+            due = broadcast_object_list([due])[0]
+        return is_best or due
+
+    def _require_space(self, needed: int) -> None:
+        """
+        Raises:
+            CheckpointError: the disk has less space than a state takes.
+        """
+        there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        free = shutil.disk_usage(there).free
+        if free < needed:
+            raise CheckpointError(
+                f"cannot write a checkpoint in {self.folder}: it takes {needed / 2**20:.0f} MiB, "
+                f"{free / 2**20:.0f} MiB are free; earlier checkpoints are whole: free some space and run the same "
+                "command to continue"
+            )
 
     def _random_file(self) -> str:
         return f"random_states_{self._accelerator.process_index}.pt"
@@ -211,13 +288,21 @@ class Checkpoint:
         if self._upload is not None and self._accelerator.is_main_process and (self.folder / _LAST).exists():
             self._upload(self.folder / _LAST)
 
-    def load_best(self, model: nn.Module) -> None:
-        """Puts the best weights into the model; without a best, it keeps the last ones."""
+    def load_best(self, model: Any) -> None:
+        """Puts the best weights into the model; without a best, it keeps those it has, and a warning says so.
+
+        Args:
+            model: as it was given to ``restore``.
+        """
         self.flush()
         self._accelerator.wait_for_everyone()
         path = self.folder / "best.pt"
         if path.exists():
-            self._accelerator.unwrap_model(model).load_state_dict(load_portable(path)["model_state_dict"])
+            weights = revived(load_portable(path)["model_state_dict"])
+            one_module(model, self._accelerator.unwrap_model).load_state_dict(weights)
+        elif self._accelerator.is_main_process:
+            metric = f"no Record has had its score {self._score.metric}" if self._score else "its task names no score"
+            _log.warning("load_best: no best weights are kept, since %s; the model keeps those it has", metric)
         self._accelerator.wait_for_everyone()
 
     def milestone_files(self) -> list[Path]:
@@ -226,17 +311,16 @@ class Checkpoint:
         self._accelerator.wait_for_everyone()
         return sorted(self.folder.glob("epoch_*.pt"))
 
-    def _publish(self, new: Path, state: dict[str, Any]) -> None:
+    def _publish(self, new: Path, copy: Mapping[str, Any], state: dict[str, Any]) -> None:
         with _clear_errors(self.folder):
             try:
-                self._write(new, state)
+                self._write(new, copy, state)
             except BaseException:
                 remove(new)
                 raise
 
-    def _write(self, new: Path, state: dict[str, Any]) -> None:
-        save_file(self._snapshot["model"], new / _MODEL_FILE)
-        torch.save({name: self._snapshot[name] for name in ("optimizer", "scaler")}, new / _OPTIMIZER_FILE)
+    def _write(self, new: Path, copy: Mapping[str, Any], state: dict[str, Any]) -> None:
+        write_state(copy, new)
         files = sorted(path for path in new.iterdir() if path.is_file())
         state["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
         write_atomically(new / _STATE_FILE, json.dumps(state, indent=1).encode())
@@ -248,16 +332,19 @@ class Checkpoint:
             last.rename(previous)
         new.rename(last)
         sync_folder(self.folder)
+        if self._settings.keep == 1:
+            remove(previous)
         for path in self._due_portables(state["progress"]):
-            self._write_portable(path, self._snapshot, state)
+            self._write_portable(path, copy, state)
         if self._upload is not None and time.monotonic() - self._uploaded_at > _UPLOAD_EVERY_S:
             self._upload(last)
             self._uploaded_at = time.monotonic()
 
     def _due_portables(self, progress: Mapping[str, Any]) -> Iterator[Path]:
-        if progress["best_epoch"] == progress["epoch"]:
+        place = (progress["epoch"], progress.get("step", 0))
+        if (progress["best_epoch"], progress.get("best_step", 0)) == place:
             yield self.folder / "best.pt"
-        if progress["epoch"] in self._milestones:
+        if progress["epoch"] in self._milestones and place[1] == 0:
             yield self.folder / f"epoch_{progress['epoch']:03d}.pt"
 
     def _write_portable(self, path: Path, live: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -288,7 +375,8 @@ class Checkpoint:
             remove(best)
         for path in self._due_portables(state["progress"]):
             if not path.exists() or load_portable(path)["epoch"] != state["progress"]["epoch"]:
-                self._write_portable(path, copied(self._live_state(), {}), state)
+                assert self._state is not None
+                self._write_portable(path, self._state.copy(), state)
 
     def _agreed(self, decide: Callable[[], Path | None]) -> Path | None:
         """What the main process decides, on every rank; its CheckpointError is raised on every rank, too."""

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -123,12 +123,9 @@ def run_records(task: Task[Any], session: Session[Any]) -> Iterator[Record]:
     loses one.
     """
     began = time.perf_counter()
-    records = task.function(session.config, session.run)
-    if not isinstance(records, Generator):
-        raise LabtrailError(
-            f"task {task.name}: its function returned a {type(records).__name__}; it has to yield Records"
-        )
-    with closing(records):
+    records = task.records(session.config, session.run)
+    session.run.watch.follow(records)
+    with session.run.watch, closing(records):
         for record in records:
             session.log_and_checkpoint(record, time.perf_counter() - began)
             yield record

@@ -13,6 +13,7 @@ from typing import Any
 
 from labtrail.config import choices
 from labtrail.errors import ConfigError
+from labtrail.running.lazy import load
 from labtrail.running.provenance import pins
 from labtrail.running.task import Task
 from labtrail.store.lab import lab_folder, lab_settings
@@ -75,11 +76,13 @@ def known_tasks() -> Mapping[str, Task[Any]]:
 
 
 def task_named(name: str) -> Task[Any]:
-    """One of the tasks.
+    """One of the tasks, by its name or by its address (``package.module:name``).
 
     Raises:
         ConfigError: there is none of this name; names the nearest and lists all.
     """
+    if ":" in name:
+        return _task_at(name)
     # Modules that the name begins with come first, so that the others need not be imported.
     modules = sorted(task_modules(), key=lambda module: not any(name.startswith(word) for word in module.split(".")))
     for module in modules:
@@ -90,6 +93,20 @@ def task_named(name: str) -> Task[Any]:
     if not valid:
         raise ConfigError([f"task {name!r}: no pyproject.toml from here upwards lists tasks under [tool.labtrail]"])
     raise ConfigError([f"task {name!r} is unknown{choices(name, valid)}"])
+
+
+def _task_at(address: str) -> Task[Any]:
+    """The task of an address (``package.module:name``), which the lab need not list."""
+    folder = lab_folder() or Path.cwd()
+    if str(folder) not in sys.path and pins.current() is None:
+        sys.path.insert(0, str(folder))
+    try:
+        task = load(address)
+    except ModuleNotFoundError as error:
+        raise ConfigError([f"task {address}: no module {error.name} in {folder}"]) from None
+    if not isinstance(task, Task):
+        raise ConfigError([f"task {address}: it is a {type(task).__name__}, no Task"])
+    return task
 
 
 def experiment_names() -> list[str]:

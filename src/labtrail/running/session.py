@@ -112,6 +112,7 @@ class Session(Generic[ConfigT]):
             upload=writer.upload if writer.remote else None,
             permit=self._fence.check,
             attempt=self._attempt,
+            settings=self.config.checkpoint,
         )
         self.run = Run(self.run_id, self._accelerator, self._checkpoint)
         return self.run
@@ -128,7 +129,7 @@ class Session(Generic[ConfigT]):
             Superseded: a later attempt has begun.
         """
         assert self._checkpoint is not None
-        self.run.count_epoch()
+        self.run.record_taken(record)
         system = {"system/epoch_seconds": seconds, "system/memory_mib": peak_memory_mib()}
         extra = {**self._checkpoint.note_best(record), **system}
         checked({**record.metrics, **extra})

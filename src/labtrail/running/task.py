@@ -5,13 +5,13 @@ Why: docs/decisions/007-measurements-are-runs.md
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from labtrail.config import Config, ConfigT
-from labtrail.errors import ConfigError
+from labtrail.errors import ConfigError, LabtrailError
 from labtrail.record import DataSource, Record, Score
 
 if TYPE_CHECKING:
@@ -77,6 +77,19 @@ class Task(Generic[ConfigT]):
     def run_name(self, config: ConfigT) -> str:
         """What the run is called in the UI."""
         return self.title(config) if self.title else f"{self.name}-s{config.seed}"
+
+    def records(self, config: ConfigT, run: "Run") -> Generator[Record]:
+        """Begins the task; its Records.
+
+        Raises:
+            LabtrailError: its function yields none.
+        """
+        records = self.function(config, run)
+        if not isinstance(records, Generator):
+            raise LabtrailError(
+                f"task {self.name}: its function returned a {type(records).__name__}; it has to yield Records"
+            )
+        return records
 
     @property
     def experiment_name(self) -> str:

@@ -12,8 +12,8 @@ from labtrail.running.provenance.sources import Sources
 
 _EVERYTHING = "*"
 _CONFIG_MODULE, _CONFIG_CLASSES = "labtrail.config", {"Section", "Config"}
-# They stand in annotations of config fields, and say what is no part of the key.
-_CONFIG_MARKS = {"Neutral", "NeutralMark"}
+# They stand in annotations of config fields: what is no part of the key, and when states are saved.
+_CONFIG_MARKS = {"Neutral", "NeutralMark", "Checkpointing"}
 
 
 class Name(NamedTuple):

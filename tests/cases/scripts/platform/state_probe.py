@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from accelerate import Accelerator
 from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.run import Run
 from labtrail.running.launch import make_accelerator
 from labtrail.config import Compute
 from labtrail.record import Record
@@ -17,13 +18,17 @@ acc = make_accelerator(Compute(), None, 60)
 
 def drive(make, stop=None, epochs=4, folder=None):
     folder = folder or Path(tempfile.mkdtemp())
+    acc._custom_objects.clear()  # Each drive stands for a process.
     cp = Checkpoint(folder, acc, score=None)
+    run = Run("0" * 32, acc, cp)
     last = None
-    gen = make(acc, cp, epochs)
-    for r in gen:
-        cp.note_best(r); cp.save(r); last = r
-        if stop is not None and r.step + 1 == stop:
-            gen.close(); cp.flush(); break
+    gen = make(acc, run, epochs)
+    run.watch.follow(gen)
+    with run.watch:
+        for r in gen:
+            run.record_taken(r); cp.note_best(r); cp.save(r); last = r
+            if stop is not None and r.step + 1 == stop:
+                gen.close(); cp.flush(); break
     cp.flush()
     return last.metrics["x"], folder
 
@@ -45,7 +50,8 @@ def base(prepare_extra=None, per_epoch=None, model=None, value=None):
         m = model() if model else nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
         m, o = acc.prepare(m, torch.optim.SGD(m.parameters(), lr=0.5, momentum=0.9))
         extra = prepare_extra(m, o) if prepare_extra else None
-        p = cp.restore(m, o)
+        registered = any(extra is one for one in acc._custom_objects)
+        p = cp.restore(m, o, **({} if extra is None or registered else {"extra": extra}))
         for e in range(p.epoch, epochs):
             reseed(0, e)
             for part in torch.randperm(64).split(16):
@@ -166,7 +172,7 @@ case("accelerate DataLoader shuffle, nobody calls reseed", loader)
 def gen_loader(acc, cp, epochs):
     reseed(0); m = nn.Linear(8, 2); ds = torch.utils.data.TensorDataset(X, Y)
     dl = torch.utils.data.DataLoader(ds, 16, shuffle=True, generator=torch.Generator().manual_seed(5))
-    m, o = acc.prepare(m, torch.optim.SGD(m.parameters(), 0.5)); p = cp.restore(m, o)
+    m, o = acc.prepare(m, torch.optim.SGD(m.parameters(), 0.5)); p = cp.restore(m, o, order=dl.generator)
     for e in range(p.epoch, epochs):
         for x, y in dl:
             l = nn.functional.cross_entropy(m(x), y); acc.backward(l); o.step(); o.zero_grad()
@@ -174,7 +180,7 @@ def gen_loader(acc, cp, epochs):
         yield Record(e, {"x": float(l.detach())})
 case("DataLoader with its own torch.Generator", gen_loader)
 def rng_np(acc, cp, epochs):
-    rng = __import__("numpy").random.default_rng(3); m = nn.Linear(8, 2); o = torch.optim.SGD(m.parameters(), 0.5); p = cp.restore(m, o)
+    rng = __import__("numpy").random.default_rng(3); m = nn.Linear(8, 2); o = torch.optim.SGD(m.parameters(), 0.5); p = cp.restore(m, o, rng=rng)
     for e in range(p.epoch, epochs):
         p.epoch = e + 1
         yield Record(e, {"x": float(rng.random())})
