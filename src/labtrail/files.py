@@ -5,7 +5,9 @@ Why: docs/decisions/009-results-outside-a-run.md
 
 import hashlib
 import io
+import json
 import os
+import pickle
 import shutil
 import uuid
 from collections.abc import Generator
@@ -105,11 +107,15 @@ def sha256_of(path: Path) -> str:
 
 
 def encode(name: str, content: Any) -> bytes:
-    """The bytes of an artifact: a Figure, a DataFrame, a str, bytes, or the path of a file.
+    """The bytes of an artifact, by what it is and by the ending of its name.
+
+    A str, bytes, a buffer or the path of a file as it is; a matplotlib Figure or a PIL image (``.png``, ``.jpg``, ...);
+    a pandas DataFrame (``.csv``, ``.parquet``); a NumPy array (``.npy``); a tensor, or tensors in dicts and lists
+    (``.pt``); dicts and lists of plain values (``.json``).
 
     Raises:
-        DataError: the name leads out of the folder that it belongs to.
-        TypeError: no way is known to store this content under this name.
+        DataError: the name leads out of the folder that it belongs to, or no way is known to store this content under
+            this name.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise DataError(f"file {name!r}: it leads out of the run's folder; name it below that")
@@ -117,23 +123,53 @@ def encode(name: str, content: Any) -> bytes:
         return content
     if isinstance(content, str):
         return content.encode()
+    if isinstance(content, io.BytesIO):
+        return content.getvalue()
     if isinstance(content, Path):
         return content.read_bytes()
     return _encode_object(Path(name), content)
 
 
 def _encode_object(path: Path, content: Any) -> bytes:
-    import pandas as pd
-    from matplotlib.figure import Figure
+    suffix, buffer = path.suffix.lower(), io.BytesIO()
+    try:
+        # What is in use has been imported by whoever made it: the packages are not loaded for a type test.
+        match _library_of(content), suffix:
+            case "matplotlib", _:
+                content.savefig(buffer, format=suffix.removeprefix("."), dpi=150, bbox_inches="tight")
+            case "PIL", _:
+                content.save(buffer, format=_image_format(suffix))
+            case "pandas", ".csv":
+                content.to_csv(buffer, index=False)
+            case "pandas", ".parquet":
+                content.to_parquet(buffer, index=False)
+            case "numpy", ".npy":
+                import numpy as np
 
-    suffix, buffer = path.suffix, io.BytesIO()
-    match content:
-        case Figure():
-            content.savefig(buffer, format=suffix.removeprefix("."), dpi=150, bbox_inches="tight")
-        case pd.DataFrame() if suffix == ".csv":
-            content.to_csv(buffer, index=False)
-        case pd.DataFrame() if suffix == ".parquet":
-            content.to_parquet(buffer, index=False)
-        case _:
-            raise TypeError(f"cannot store a {type(content).__name__} as {path}")
+                np.save(buffer, content, allow_pickle=False)
+            case (("torch" | "builtins"), ".pt"):
+                import torch
+
+                torch.save(content, buffer)
+                # What cannot be read without unpickling objects is refused, not stored.
+                torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+            case "builtins", ".json":
+                return json.dumps(content, indent=1, allow_nan=False).encode()
+            case _:
+                raise TypeError(f"nothing is known that stores it as {suffix or 'a file without an ending'}")
+    except (TypeError, ValueError, KeyError, AttributeError, OSError, pickle.PickleError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise DataError(f"file {str(path)!r}: a {type(content).__name__} cannot be stored so: {first_line}") from error
     return buffer.getvalue()
+
+
+def _library_of(content: Any) -> str:
+    """The library that the type of something, or one that it is derived from, comes from."""
+    libraries = {cls.__module__.partition(".")[0] for cls in type(content).__mro__[:-1]}
+    return next((name for name in ("matplotlib", "PIL", "pandas", "numpy", "torch") if name in libraries), "builtins")
+
+
+def _image_format(suffix: str) -> str:
+    from PIL import Image
+
+    return Image.registered_extensions()[suffix]

@@ -12,8 +12,9 @@ class Record:
     Attributes:
         step: epoch (counted from 0) or index of the measurement.
         metrics: name -> finite number; names are grouped by a prefix (``train/loss``).
-        files: artifact path -> what to store there: a matplotlib Figure (``.png``), a pandas
-            DataFrame (``.csv``, ``.parquet``), a str or bytes, or the path of an existing file.
+        files: artifact path -> what to store there: a str or bytes, the path of an existing file, a Figure or PIL image
+            (``.png``), a DataFrame (``.csv``, ``.parquet``), an array (``.npy``), tensors (``.pt``), plain values
+            (``.json``).
     """
 
     step: int

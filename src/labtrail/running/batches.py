@@ -5,14 +5,14 @@ Why: docs/decisions/055-a-place-within-an-epoch.md
 
 import logging
 import random
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from labtrail.running.seeding import reseed
+from labtrail.running.seeding import generator_states, reseed, set_generator_states
 
 _log = logging.getLogger("labtrail")
 
@@ -20,7 +20,7 @@ Batch = TypeVar("Batch")
 Element = TypeVar("Element")
 
 
-class _Drawing(Generic[Element]):
+class Drawing(Generic[Element]):
     """An iterator that draws from a stream of random numbers of its own.
 
     What a loader draws for its order and its augmentations then does not depend on what the training draws between two
@@ -33,6 +33,14 @@ class _Drawing(Generic[Element]):
         self._inside = _states()
         _set_states(outside)
         self._iterator = self._drawing(lambda: iter(elements))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands."""
+        return self._drawing(lambda: {**generator_states(), "cuda": []})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts the stream there."""
+        self._drawing(lambda: set_generator_states(state))
 
     def __iter__(self) -> Iterator[Element]:
         return self
@@ -60,22 +68,25 @@ def _set_states(states: tuple[Any, ...]) -> None:
     random.setstate(states[2])
 
 
-def batches_from(batches: Iterable[Batch], seed: int, done: int, epoch: int) -> Iterator[Batch]:
+def batches_from(batches: Iterable[Batch], begun: Mapping[str, Any], done: int, epoch: int) -> Drawing[Batch]:
     """The batches of an epoch after those that are done.
 
-    A ``ShuffledSampler`` begins behind them; of other loaders, the batches are loaded and passed over.
+    A loader with a ``ShuffledSampler`` begins behind them. Of others, and where worker processes load, whose random
+    numbers cannot be put back, the batches are loaded and passed over.
 
     Args:
         batches: a loader, or anything that can be iterated over.
-        seed: of the numbers that it draws.
+        begun: ``seed`` of the numbers that it draws, and ``stream``, where these stood behind what is done.
         done: how many batches of the epoch are done.
         epoch: its number.
     """
-    sampler = _shuffled_sampler(batches)
-    if sampler is not None:
-        sampler.begin(epoch, done * _batch_size(batches))
-        return _Drawing(batches, seed)
-    drawing = _Drawing(batches, seed)
+    for sampler in _shuffled_samplers(batches):
+        sampler.begin(epoch, done * (batches.batch_size or 1) if _can_skip(batches) else 0)
+    if done and _can_skip(batches):
+        drawing = Drawing(batches, begun["seed"])
+        drawing.load_state_dict(begun["stream"])
+        return drawing
+    drawing = Drawing(batches, begun["seed"])
     if done:
         _log.info("epoch %d: passing over the %d batches that are done", epoch, done)
     for passed in range(done):
@@ -83,6 +94,23 @@ def batches_from(batches: Iterable[Batch], seed: int, done: int, epoch: int) -> 
             _log.warning("epoch %d: the data end after %d batches, of which %d were done", epoch, passed, done)
             break
     return drawing
+
+
+def _shuffled_samplers(loader: Any) -> Iterator["ShuffledSampler"]:
+    """The sampler of a loader, also where accelerate has put its share of the batches for each process around it."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    for owner in (loader, batch_sampler, getattr(batch_sampler, "batch_sampler", None)):
+        if isinstance(sampler := getattr(owner, "sampler", None), ShuffledSampler):
+            yield sampler
+
+
+def _can_skip(loader: Any) -> TypeGuard[DataLoader[Any]]:
+    """Whether it can begin at any batch, with the numbers that it would have drawn there.
+
+    Worker processes draw numbers of their own, and loaders of accelerate are a batch ahead.
+    """
+    plain = type(loader) is DataLoader and loader.num_workers == 0 and loader.batch_size is not None
+    return plain and isinstance(loader.sampler, ShuffledSampler)
 
 
 class ShuffledSampler(Sampler[int]):
@@ -110,20 +138,3 @@ class ShuffledSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self._data))
         yield from order[self._passed :].tolist()
-
-
-def _shuffled_sampler(batches: Any) -> ShuffledSampler | None:
-    """The sampler of a loader, also of one that ``accelerator.prepare`` has wrapped for one process."""
-    sampler = getattr(batches, "sampler", None)
-    return sampler if isinstance(sampler, ShuffledSampler) else None
-
-
-def _batch_size(batches: Any) -> int:
-    return int(batches.batch_size or 1)
-
-
-def counted(batches: Iterable[Batch], count: Callable[[], None]) -> Generator[Batch]:
-    """The batches, each counted when the next one is asked for, once its work is done."""
-    for batch in batches:
-        yield batch
-        count()

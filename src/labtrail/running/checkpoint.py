@@ -37,6 +37,7 @@ from labtrail.record import Progress, Record, Score
 from labtrail.running.cadence import Cadence
 from labtrail.running.snapshot import Background, bytes_of, copied, revived
 from labtrail.running.state import (
+    Stateful,
     TrainingState,
     one_module,
     process_generators,
@@ -58,6 +59,7 @@ class Checkpoint:
     Attributes:
         folder: where the checkpoints lie.
         saved_at: the place of the newest state: epochs that are done, and steps of the one at work.
+        stream: of random numbers, from which the loader of the epoch at work draws.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Checkpoint:
         self._milestones: frozenset[int] = frozenset()
         self._state: TrainingState | None = None
         self.saved_at = (0, 0)
+        self.stream: Stateful | None = None
         self._uploaded_at = 0.0
         self._pending: Background | None = None
         self._settings, self._cadence = settings, Cadence.read(settings.every)
@@ -201,7 +204,7 @@ class Checkpoint:
         self._accelerator.wait_for_everyone()
         with _clear_errors(self.folder):
             try:
-                torch.save({**process_generators(), "begun": self._begun}, new / self._random_file())
+                torch.save({**process_generators(), "begun": self._begun_and_now()}, new / self._random_file())
             except BaseException:
                 remove(new)
                 raise
@@ -231,6 +234,12 @@ class Checkpoint:
     def kept_tensors(self) -> set[int]:
         """Addresses of the tensors that are kept."""
         return self._state.addresses() if self._state is not None else set()
+
+    def _begun_and_now(self) -> dict[str, Any]:
+        """Where generators stood as the epoch began, and where the stream of its loader stands; {} between epochs."""
+        if not self._progress.step or self.stream is None:
+            return {}
+        return {**self._begun, "stream": self.stream.state_dict()}
 
     def _is_due(self, record: Record) -> bool:
         """Whether this state is to be saved: at an epoch's end always, inside an epoch at times and if it is the best.

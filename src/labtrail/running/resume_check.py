@@ -225,7 +225,7 @@ def _records(task: Task[Any], config: Any, run: Run) -> Iterator[Record]:
     run.watch.follow(records)
     with run.watch, closing(records):
         for record in records:
-            run.record_taken(record)
+            run.record_taken()
             run.checkpoint.note_best(record)
             yield record
             run.checkpoint.save(record)

@@ -124,7 +124,8 @@ class Run:
         begun, knows_its_place = self.checkpoint.begin_steps(), self.checkpoint.keeps(batches)
         if done and knows_its_place:
             self.checkpoint.reload()
-        remaining = batches_from(batches, begun["seed"], 0 if knows_its_place else done, epoch)
+        remaining = batches_from(batches, begun, 0 if knows_its_place else done, epoch)
+        self.checkpoint.stream = remaining
         if done and not knows_its_place:
             # Whatever the task has set for a new epoch, this one is in its midst.
             self.checkpoint.reload()
@@ -137,11 +138,16 @@ class Run:
         finally:
             self._open_step = None
 
+    @property
+    def step(self) -> int:
+        """How many steps of the epoch at work are done; inside ``steps``, the number of the batch at hand."""
+        return self._progress.step
+
     def _count_step(self) -> None:
         assert self._open_step is not None
         self._progress.step = self._open_step + 1
 
-    def record_taken(self, record: Record) -> None:
+    def record_taken(self) -> None:
         """Counts the epoch or step whose Record has been taken; the platform calls it.
 
         Raises:
@@ -156,7 +162,7 @@ class Run:
                     "put all of an epoch into one Record"
                 )
             self._progress.epoch, self._progress.step = self._open_epoch + 1, 0
-        self.watch.look(record, self._progress)
+        self.watch.look(self._progress)
 
     def load_best(self, model: Any) -> None:
         """Puts the best weights into the model; without a best, it keeps those it has, and a warning says so.

@@ -129,7 +129,7 @@ class Session(Generic[ConfigT]):
             Superseded: a later attempt has begun.
         """
         assert self._checkpoint is not None
-        self.run.record_taken(record)
+        self.run.record_taken()
         system = {"system/epoch_seconds": seconds, "system/memory_mib": peak_memory_mib()}
         extra = {**self._checkpoint.note_best(record), **system}
         checked({**record.metrics, **extra})

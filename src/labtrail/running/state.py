@@ -5,7 +5,7 @@ Why: docs/decisions/054-any-state-is-kept-or-refused.md
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -81,7 +81,7 @@ def stateful(name: str, value: Any, unwrap: Unwrap) -> Stateful:
         return value
     if (whole := _generator(value) or _in_place(value)) is not None:
         return whole
-    if isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, str | bytes)):
+    if isinstance(value, Mapping | list | tuple):
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
         return _Several({key: stateful(f"{name}.{key}", part, unwrap) for key, part in pairs})
     raise CheckpointError(

@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
 from labtrail.errors import LabtrailError
-from labtrail.record import Progress, Record
+from labtrail.record import Progress
 from labtrail.running.checkpoint import Checkpoint
 from labtrail.running.state import Stateful, bare, is_generator, stateful, tensors_of
 
@@ -86,7 +86,7 @@ class Watch:
         self._steps += 1
         self._stepped[id(optimizer)] = optimizer
 
-    def look(self, record: Record, progress: Progress) -> None:
+    def look(self, progress: Progress) -> None:
         """Looks at what a Record leaves behind; call it once the Record is counted.
 
         Raises:
@@ -94,8 +94,8 @@ class Watch:
         """
         if self._with_gradients and (not torch.is_grad_enabled() or torch.is_inference_mode_enabled()):
             self._say(
-                f"{self._yielding_line()}: gradients are switched off where the Record of step {record.step} is "
-                "yielded, and would be for all that runs until the next one; yield outside of torch.no_grad"
+                f"{self._yielding_line()}: gradients are switched off where the Record is yielded, and would be for "
+                "all that runs until the next one; yield outside of torch.no_grad"
             )
         self._look_at_progress(progress)
         if self._handle is not None:

@@ -1,48 +1,14 @@
 """What a task is given: epochs that count when their Record is taken, and state that is kept or refused."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-import torch
-from accelerate import Accelerator
 
 from labtrail.errors import LabtrailError
-from labtrail.record import Record, Score
-from labtrail.running.checkpoint import Checkpoint
+from labtrail.record import Record
 from labtrail.running.run import Run
-
-Task = Callable[[Run], Generator[Record]]
-
-
-def drive(task: Task, folder: Path, records: int | None = None) -> list[Record]:
-    """Takes records as a session does; stops after some of them as a killed process would."""
-    checkpoint = Checkpoint(folder, Accelerator(cpu=True), score=Score("train/loss", "minimize"))
-    run = Run("0" * 32, Accelerator(cpu=True), checkpoint)
-    taken = []
-    for record in task(run):
-        run.record_taken(record)
-        checkpoint.note_best(record)
-        checkpoint.save(record)
-        taken.append(record)
-        if len(taken) == records:
-            break
-    checkpoint.flush()
-    return taken
-
-
-def line() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = torch.nn.Linear(2, 1)
-    return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-
-
-def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> float:
-    loss = model(torch.ones(3, 2)).square().mean()
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    return float(loss.detach())
+from tests.unit.running.loops import drive, line, step
 
 
 def descent(run: Run) -> Generator[Record]:

@@ -26,7 +26,7 @@ def drive(make, stop=None, epochs=4, folder=None):
     run.watch.follow(gen)
     with run.watch:
         for r in gen:
-            run.record_taken(r); cp.note_best(r); cp.save(r); last = r
+            run.record_taken(); cp.note_best(r); cp.save(r); last = r
             if stop is not None and r.step + 1 == stop:
                 gen.close(); cp.flush(); break
     cp.flush()
