@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from labtrail.query.frames import varying as varying
     from labtrail.query.query import Query as Query
     from labtrail.record import DataSource as DataSource
-    from labtrail.record import Progress as Progress
     from labtrail.record import Record as Record
     from labtrail.record import Score as Score
     from labtrail.record import named as named
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from labtrail.running.execute import run_task as run_task
     from labtrail.running.lazy import lazy as lazy
     from labtrail.running.members import Members as Members
+    from labtrail.running.progress import Progress as Progress
     from labtrail.running.registry import known_tasks as known_tasks
     from labtrail.running.registry import task_named as task_named
     from labtrail.running.remat import LeanBackward as LeanBackward
@@ -94,7 +94,7 @@ _PUBLIC = {
     "MetricError": "labtrail.errors",
     "Neutral": "labtrail.config",
     "Options": "labtrail.running.execute",
-    "Progress": "labtrail.record",
+    "Progress": "labtrail.running.progress",
     "Query": "labtrail.query.query",
     "QueryError": "labtrail.errors",
     "Record": "labtrail.record",

@@ -33,8 +33,9 @@ from labtrail.config import Checkpointing
 from labtrail.contract import BEST_PREFIX
 from labtrail.errors import CheckpointError
 from labtrail.files import remove, sha256_of, sync_folder, sync_tree, write_atomically
-from labtrail.record import Progress, Record, Score
+from labtrail.record import Record, Score
 from labtrail.running.cadence import Cadence
+from labtrail.running.progress import Progress
 from labtrail.running.snapshot import Background, bytes_of, copied, revived
 from labtrail.running.state import (
     Stateful,

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from accelerate import Accelerator
 
 from labtrail.errors import LabtrailError
-from labtrail.record import Progress, Record
+from labtrail.record import Record
 from labtrail.running.batches import batches_from
 from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.progress import Progress
 from labtrail.running.watch import Watch
 
 Batch = TypeVar("Batch")

@@ -19,8 +19,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
 from labtrail.errors import LabtrailError
-from labtrail.record import Progress
 from labtrail.running.checkpoint import Checkpoint
+from labtrail.running.progress import Progress
 from labtrail.running.state import Stateful, bare, is_generator, stateful, tensors_of
 
 _log = logging.getLogger("labtrail")

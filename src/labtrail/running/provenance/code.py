@@ -33,7 +33,12 @@ ASKS = (
 )
 # Those that keep training states: that a continued run is equal to the bit is their promise and not the task's. Where
 # they have changed, a run that is continued says so, and nobody is asked.
-TELLS = ("labtrail.running.checkpoint", "labtrail.running.snapshot", "labtrail.running.state")
+TELLS = (
+    "labtrail.running.checkpoint",
+    "labtrail.running.progress",
+    "labtrail.running.snapshot",
+    "labtrail.running.state",
+)
 _ADDRESS = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 _MOST_NAMED = 4
 
