@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from labtrail.errors import LaunchError as LaunchError
     from labtrail.errors import MetricError as MetricError
     from labtrail.errors import QueryError as QueryError
-    from labtrail.fetch import Asset as Asset
-    from labtrail.fetch import DataSet as DataSet
     from labtrail.files import replaced_folder as replaced_folder
     from labtrail.files import sha256_of as sha256_of
     from labtrail.files import write_atomically as write_atomically
@@ -71,19 +69,21 @@ if TYPE_CHECKING:
     from labtrail.running.task import Task as Task
     from labtrail.running.task import task as task
     from labtrail.running.updater import Updater as Updater
+    from labtrail.store.fetch import Asset as Asset
+    from labtrail.store.fetch import DataSet as DataSet
 
 __version__ = "0.1.0"
 
 # Name -> module that has it.
 _PUBLIC = {
-    "Asset": "labtrail.fetch",
+    "Asset": "labtrail.store.fetch",
     "CheckpointError": "labtrail.errors",
     "ClaimError": "labtrail.errors",
     "Compute": "labtrail.config",
     "Config": "labtrail.config",
     "ConfigError": "labtrail.errors",
     "DataError": "labtrail.errors",
-    "DataSet": "labtrail.fetch",
+    "DataSet": "labtrail.store.fetch",
     "DataSource": "labtrail.record",
     "Example": "labtrail.running.example",
     "Integers": "labtrail.config",

@@ -10,9 +10,9 @@ import click
 
 from labtrail import contract
 from labtrail.errors import DataError
-from labtrail.fetch import DataSet, fetch
 from labtrail.running.cli import HELP, LabCommand
 from labtrail.running.registry import task_modules
+from labtrail.store.fetch import DataSet, fetch
 
 _log = logging.getLogger("labtrail")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from labtrail import fetch as fetching
 from labtrail.errors import DataError
-from labtrail.fetch import Asset, DataSet, download, fetch
+from labtrail.store import fetch as fetching
+from labtrail.store.fetch import Asset, DataSet, download, fetch
 
 CONTENT = bytes(range(256)) * 4000
 
