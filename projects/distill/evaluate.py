@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save
 from scipy.special import log_softmax, softmax
 from torch import nn
@@ -31,13 +32,14 @@ class Predictions(NamedTuple):
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: DeviceImages) -> Predictions:
-    """Logits and pooled features of every image; the model is left in evaluation mode."""
+def predict(model: nn.Module, images: DeviceImages, accelerator: Accelerator) -> Predictions:
+    """Logits and pooled features of every image in the run's precision; the model is left in evaluation mode."""
     model.eval()
     logits, stages = [], []
     for begin in range(0, len(images), _BATCH):
         index = torch.arange(begin, min(begin + _BATCH, len(images)))
-        out = model(images.normalized(index))
+        with accelerator.autocast():
+            out = model(images.normalized(index))
         logits.append(out.logits.float().cpu())
         stages.append([stage.float().mean((2, 3)).cpu() for stage in out.stages])
     joined = tuple(torch.cat(parts).numpy() for parts in zip(*stages, strict=True))

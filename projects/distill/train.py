@@ -113,7 +113,7 @@ class Student:
     def end(self, epoch: int, step: "EpochTrainer", validation: DeviceImages) -> lt.Record:
         """The Record of an epoch whose steps have been taken."""
         metrics = lt.named("train", step.means()) | lt.named(
-            "validation", scores(predict(self._learner.student, validation))
+            "validation", scores(predict(self._learner.student, validation, self._run.accelerator))
         )
         self.progress.epoch = epoch + 1
         files, self._files = self._files, {}
@@ -121,12 +121,12 @@ class Student:
 
     def outcome(self, test: DeviceImages, teacher: Teacher | None) -> lt.Record:
         """The one look at the test images: last weights, and those that validated best."""
-        last = scores(predict(self._learner.student, test))
+        last = scores(predict(self._learner.student, test, self._run.accelerator))
         self._run.load_best(self._learner)
-        best = predict(self._learner.student, test)
+        best = predict(self._learner.student, test, self._run.accelerator)
         metrics = scores(best) | {"accuracy_last": last["accuracy"]}
         if teacher is not None and self._config.teacher:
-            metrics |= agreement(best, predict(teacher.model, test))
+            metrics |= agreement(best, predict(teacher.model, test, self._run.accelerator))
         return lt.Record(self._config.train.epochs, lt.named("test", metrics), {FEATURES: features_file(best)})
 
 

@@ -52,7 +52,7 @@ def analyse(config: AnalysisConfig, run: lt.Run) -> Generator[lt.Record]:
     judged = [open_run(word) for word in config.runs.split(",")]
     runs = _runs(config.runs.split(","))
     names = runs.set_index("run_id")[["protocol", "setting", "seed"]]
-    evidence = Evidence(*(frame.join(names, on="run_id") for frame in collect(judged, run.accelerator.device)))
+    evidence = Evidence(*(frame.join(names, on="run_id") for frame in collect(judged, run.accelerator)))
     classes = judged[0].classes.names
     tables = {
         "protocols": comparison.protocol_table(runs),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import f1_score
 from torch import Tensor
@@ -21,6 +22,7 @@ def predict(
     model: FusionModel,
     resident: DeviceWindows,
     starts: np.ndarray,
+    accelerator: Accelerator,
     present: Sequence[bool] = ALL_PRESENT,
     disturb: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -30,6 +32,7 @@ def predict(
         model: set to evaluation mode.
         resident: the rows.
         starts: first row of each window, shape (n,).
+        accelerator: gives the precision.
         present: which modalities are there, in the order of ``inputs.NAMES``.
         disturb: what is done to each modality's normalised windows before they are read.
 
@@ -41,7 +44,8 @@ def predict(
     for begin in range(0, len(starts), _BATCH):
         raw, _ = resident.windows(starts[begin : begin + _BATCH])
         mask = torch.tensor([list(present)], device=raw.device).expand(len(raw), -1)
-        out = model([disturb(part) for part in resident.normalised(raw)], mask)
+        with accelerator.autocast():
+            out = model([disturb(part) for part in resident.normalised(raw)], mask)
         logits.append(out.logits.float().cpu())
         if out.shares is not None:
             shares.append(out.shares.float().cpu())

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
+from accelerate import Accelerator
 from tqdm import tqdm
 
 from projects.pamap2.dataset import Dataset, bout_of_rows
@@ -33,7 +33,7 @@ class Evidence(NamedTuple):
     subsets: pd.DataFrame
 
 
-def collect(runs: Sequence[Judged], device: torch.device) -> Evidence:
+def collect(runs: Sequence[Judged], accelerator: Accelerator) -> Evidence:
     """Asks every run about its test windows, with every subset of the modalities there."""
     parts: list[pd.DataFrame] = []
     guesses: dict[tuple[str, tuple[bool, ...]], list[np.ndarray]] = defaultdict(list)
@@ -43,11 +43,11 @@ def collect(runs: Sequence[Judged], device: torch.device) -> Evidence:
         first = group[0]
         for number, fold in enumerate(first.folds):
             window = first.config.split.window
-            resident = make_resident(first.dataset.values, first.classes.labels, fold, window, device)
+            resident = make_resident(first.dataset.values, first.classes.labels, fold, window, accelerator.device)
             for judged in group:
-                model = load_model(judged, fold, device)
+                model = load_model(judged, fold, accelerator.device)
                 for there in SUBSETS:
-                    logits, shares = predict(model, resident, judged.folds[number].test, there)
+                    logits, shares = predict(model, resident, judged.folds[number].test, accelerator, there)
                     guesses[judged.run_id, there].append(logits.argmax(axis=1))
                     if there == ALL_PRESENT:
                         parts.append(_answers(judged, fold, guesses[judged.run_id, there][-1], shares))

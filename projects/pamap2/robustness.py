@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import Accelerator
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor
@@ -59,15 +60,15 @@ def evaluate(config: RobustnessConfig, run: lt.Run) -> Generator[lt.Record]:
     labels = np.concatenate([classes.labels[fold.test] for fold in folds])
     conditions = [(there, level) for there in SUBSETS for level in config.noise]
     answers: dict[tuple[tuple[bool, ...], float], list[Answer]] = {condition: [] for condition in conditions}
-    device = run.accelerator.device
+    accelerator = run.accelerator
     for fold in folds:
-        resident = make_resident(
-            dataset.values, classes.labels, fold, judged.config.split.window, run.accelerator.device
-        )
-        model = load_model(judged, fold, device)
-        temperature = fit_temperature(predict(model, resident, fold.validation)[0], classes.labels[fold.validation])
+        window = judged.config.split.window
+        resident = make_resident(dataset.values, classes.labels, fold, window, accelerator.device)
+        model = load_model(judged, fold, accelerator.device)
+        validation, _ = predict(model, resident, fold.validation, accelerator)
+        temperature = fit_temperature(validation, classes.labels[fold.validation])
         for condition in tqdm(conditions, desc=f"fold {fold.name}", unit="condition", leave=False, disable=None):
-            logits = noisy_logits(model, resident, fold.test, *condition, seed=config.seed)
+            logits = noisy_logits(model, resident, fold.test, accelerator, *condition, seed=config.seed)
             answers[condition].append(Answer(logits, logits / temperature))
     table = pd.DataFrame(_rows(answers, labels))
     clean = _beside_dedicated(table[table["noise"] == min(config.noise)].drop(columns="noise"), config.dedicated)
@@ -91,7 +92,13 @@ def _beside_dedicated(clean: pd.DataFrame, run_ids: Sequence[str]) -> pd.DataFra
 
 
 def noisy_logits(
-    model: FusionModel, resident: DeviceWindows, starts: np.ndarray, present: Sequence[bool], level: float, seed: int
+    model: FusionModel,
+    resident: DeviceWindows,
+    starts: np.ndarray,
+    accelerator: Accelerator,
+    present: Sequence[bool],
+    level: float,
+    seed: int,
 ) -> np.ndarray:
     """Logits of windows with some modalities there and Gaussian noise on their normalised channels.
 
@@ -102,7 +109,7 @@ def noisy_logits(
     def noisy(part: Tensor) -> Tensor:
         return part + level * torch.randn(part.shape, generator=generator).to(part.device)
 
-    return predict(model, resident, starts, present, noisy)[0]
+    return predict(model, resident, starts, accelerator, present, noisy)[0]
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

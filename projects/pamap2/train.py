@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -108,11 +109,11 @@ def train(config: Pamap2Config, run: lt.Run) -> Generator[lt.Record]:
         metrics = {}
         if not settings.patience or int(state.stale) <= settings.patience:
             trained = train_epoch(state.current, updater, resident, fold, config, epoch)
-            logits, _ = predict(state.current, resident, fold.validation)
+            logits, _ = predict(state.current, resident, fold.validation, accelerator)
             validation = scores(logits, classes.labels[fold.validation])
             state.keep_best(validation["macro_f1"], validation["nll"], settings.patience > 0)
             metrics = lt.named("train", trained) | lt.named("validation", validation)
-        files = _close(state, config, resident, folds, number) if epoch == epochs - 1 else {}
+        files = _close(state, config, resident, folds, number, accelerator) if epoch == epochs - 1 else {}
         yield lt.Record(step, metrics, files)
 
     yield _outcome(config, state, dataset.subjects, folds, classes)
@@ -234,13 +235,18 @@ def one_cycle(config: TrainConfig, epoch: float) -> float:
 
 
 def _close(
-    state: State, config: Pamap2Config, resident: DeviceWindows, folds: list[Fold], number: int
+    state: State,
+    config: Pamap2Config,
+    resident: DeviceWindows,
+    folds: list[Fold],
+    number: int,
+    accelerator: Accelerator,
 ) -> dict[str, Any]:
     """The fold's one look at its test windows, by the weights kept; these become an artifact."""
     fold = folds[number]
     first = sum(len(fold.test) for fold in folds[:number])
     part = slice(first, first + len(fold.test))
-    logits, _ = predict(state.kept, resident, fold.test)
+    logits, _ = predict(state.kept, resident, fold.test, accelerator)
     state.logits[part] = torch.from_numpy(logits).to(state.logits)
     guesses = extra_trees_predict(resident, config.model.modalities, fold.train, fold.test, config.seed)
     state.trees[part] = torch.from_numpy(guesses).to(state.trees)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from scipy.special import log_softmax
 
 from projects.pamap2.config import ModelConfig
@@ -34,11 +35,11 @@ def test_noise_depends_on_seed_and_level_only() -> None:
     resident = make_resident(values(), labels(), fold(), WINDOW, CPU)
     torch.manual_seed(0)
     model = FusionModel(ModelConfig(width=8, layers=2, fusion="late", missing="masked_attention"), CHANNELS, 3)
-    whole = SUBSETS[0]
-    quiet = noisy_logits(model, resident, fold().test, whole, 0.0, seed=1)
-    np.testing.assert_array_equal(quiet, predict(model, resident, fold().test)[0])
-    one, same, other = (noisy_logits(model, resident, fold().test, whole, 0.5, seed) for seed in (1, 1, 2))
+    whole, plain = SUBSETS[0], Accelerator(cpu=True)
+    quiet = noisy_logits(model, resident, fold().test, plain, whole, 0.0, seed=1)
+    np.testing.assert_array_equal(quiet, predict(model, resident, fold().test, plain)[0])
+    one, same, other = (noisy_logits(model, resident, fold().test, plain, whole, 0.5, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
-    little = noisy_logits(model, resident, fold().test, whole, 1e-6, seed=1)
+    little = noisy_logits(model, resident, fold().test, plain, whole, 1e-6, seed=1)
     np.testing.assert_allclose(little, quiet, atol=1e-3)

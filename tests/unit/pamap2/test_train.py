@@ -138,8 +138,11 @@ def test_prediction_does_not_depend_on_its_batches() -> None:
     resident = make_resident(values(), labels(), fold(), WINDOW, CPU)
     torch.manual_seed(0)
     model = FusionModel(ModelConfig(width=8, layers=2), CHANNELS, 3)
-    together, shares = predict(model, resident, fold().test)
-    alone = np.concatenate([predict(model, resident, fold().test[i : i + 1])[0] for i in range(len(fold().test))])
+    plain = Accelerator(cpu=True)
+    together, shares = predict(model, resident, fold().test, plain)
+    alone = np.concatenate(
+        [predict(model, resident, fold().test[i : i + 1], plain)[0] for i in range(len(fold().test))]
+    )
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert shares is not None
 
