@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from labtrail.record import Record as Record
     from labtrail.record import Score as Score
     from labtrail.record import named as named
+    from labtrail.running.batches import ShuffledSampler as ShuffledSampler
+    from labtrail.running.call import run as run
     from labtrail.running.checkpoint import load_portable as load_portable
     from labtrail.running.cli import run_tasks as run_tasks
     from labtrail.running.code_fingerprint import code_fingerprint as code_fingerprint
@@ -60,10 +62,13 @@ if TYPE_CHECKING:
     from labtrail.running.lazy import lazy as lazy
     from labtrail.running.members import Members as Members
     from labtrail.running.progress import Progress as Progress
+    from labtrail.running.pushed import start as start
     from labtrail.running.registry import known_tasks as known_tasks
     from labtrail.running.registry import task_named as task_named
     from labtrail.running.remat import LeanBackward as LeanBackward
     from labtrail.running.remat import lean_backward as lean_backward
+    from labtrail.running.result import AlreadyDone as AlreadyDone
+    from labtrail.running.result import Result as Result
     from labtrail.running.run import Run as Run
     from labtrail.running.seeding import reseed as reseed
     from labtrail.running.task import Task as Task
@@ -76,6 +81,7 @@ __version__ = "0.1.0"
 
 # Name -> module that has it.
 _PUBLIC = {
+    "AlreadyDone": "labtrail.running.result",
     "Asset": "labtrail.store.fetch",
     "CheckpointError": "labtrail.errors",
     "ClaimError": "labtrail.errors",
@@ -99,9 +105,11 @@ _PUBLIC = {
     "QueryError": "labtrail.errors",
     "Record": "labtrail.record",
     "Remat": "labtrail.config",
+    "Result": "labtrail.running.result",
     "Run": "labtrail.running.run",
     "Score": "labtrail.record",
     "Section": "labtrail.config",
+    "ShuffledSampler": "labtrail.running.batches",
     "Task": "labtrail.running.task",
     "Text": "labtrail.config",
     "Updater": "labtrail.running.updater",
@@ -129,10 +137,12 @@ _PUBLIC = {
     "paired_differences": "labtrail.query.frames",
     "replaced_folder": "labtrail.files",
     "reseed": "labtrail.running.seeding",
+    "run": "labtrail.running.call",
     "run_config": "labtrail.query.find",
     "run_task": "labtrail.running.execute",
     "run_tasks": "labtrail.running.cli",
     "sha256_of": "labtrail.files",
+    "start": "labtrail.running.pushed",
     "task": "labtrail.running.task",
     "task_named": "labtrail.running.registry",
     "varying": "labtrail.query.frames",

@@ -63,6 +63,8 @@ PROGRESS = "scheduler.progress"
 CAMPAIGN_VARIABLE = "LABTRAIL_CAMPAIGN"
 # Id of the run that a process repeats, to compare the two, and after how many records it ends; unset: at its end.
 REPRODUCES_VARIABLE = "LABTRAIL_REPRODUCES"
+# Last word of a command that is kept with a run and takes no further options: the script opens its run by itself.
+WHOLE_COMMAND = "--"
 RECORDS_VARIABLE = "LABTRAIL_REPRODUCES_RECORDS"
 # What its submission tells a job: the number of the attempt, and the resources that were asked for.
 TOKEN_VARIABLE = "LABTRAIL_TOKEN"

@@ -89,6 +89,19 @@ def run_task(task: Task[ConfigT], config: ConfigT, options: Options) -> Outcome:
 
 def run_work(work: Work[ConfigT], options: Options) -> Outcome:
     """Does a piece of work to its end, however that is; work that is done already is not done again."""
+    begun = begin_attempt(work, options)
+    if isinstance(begun, Outcome):
+        return begun
+    return Outcome(begun.run_to_end(), begun.session.run_id)
+
+
+def begin_attempt(work: Work[ConfigT], options: Options) -> "Attempt | Outcome":
+    """Claims a piece of work; an outcome where it has been done.
+
+    Raises:
+        CodeError: a run of other code holds the work.
+        LaunchError: the machine does not offer what the config asks for.
+    """
     task, config = work.task, work.config
     accelerator = make_accelerator(config.compute, options.processes, options.timeout_s)
     if task.one_process:
@@ -105,15 +118,11 @@ def run_work(work: Work[ConfigT], options: Options) -> Outcome:
     try:
         attempt = _broadcast(uuid.uuid4().hex)
         session = Session(task, config, identity, claimed.run_id, accelerator, attempt, options.command)
-        attempted = _Attempt(task, session, accelerator, options.watch, attempt)
+        return Attempt(task, session, accelerator, options, attempt, claimed)
     except Interrupted as interruption:
         if accelerator.is_main_process:
             RunWriter(claimed.run_id).end("KILLED", str(interruption))
         raise
-    status = attempted.run_to_end()
-    if status == contract.DONE and accelerator.is_main_process:
-        _register(claimed.run_id, options.register)
-    return Outcome(status, claimed.run_id)
 
 
 def run_records(task: Task[Any], session: Session[Any]) -> Iterator[Record]:
@@ -139,56 +148,84 @@ def _register(run_id: str, name: str) -> None:
         _log.info("registered as models:/%s/%s, alias %s", name, version, contract.NEWEST)
 
 
-class _Attempt:
-    """One process's part in one attempt at a run."""
+class Attempt:
+    """One process's part in one attempt at a run.
+
+    Attributes:
+        session: of the run.
+    """
 
     def __init__(
         self,
         task: Task[Any],
         session: Session[Any],
         accelerator: Accelerator,
-        watch: Callable[[Record], None],
+        options: Options,
         attempt: str,
+        claimed: Claim,
     ) -> None:
-        self._task, self._session, self._accelerator, self._watch = task, session, accelerator, watch
+        self.session = session
+        self._task, self._accelerator, self._options, self._claim = task, accelerator, options, claimed
         folder = lab.state_folder() / "peers" / f"{session.run_id}-{attempt}"
         self._reports = RankReports(folder, accelerator.process_index, accelerator.num_processes)
         self._guard = Guard(GRACE_S, self._last_words)
 
     def run_to_end(self) -> int:
-        self._guard.arm()
+        """Drives the task; the exit status."""
         try:
             # A signal may arrive between an error and its handling: the outer clause still closes the run.
             try:
-                self._work()
-                self._guard.disarm()
+                self.begin()
+                for record in run_records(self._task, self.session):
+                    self._options.watch(record)
+                return self.end(None)
+            except Exception as error:
+                return self.end(error)
+        except Interrupted as interruption:
+            return self.end(interruption)
+        finally:
+            self.close()
+
+    def begin(self) -> None:
+        """Takes the signals over and opens the run."""
+        self._guard.arm()
+        self.session.begin()
+
+    def end(self, error: BaseException | None) -> int:
+        """Ends the run as its work has ended; the exit status.
+
+        Args:
+            error: that its work was left with; None: it came to its end.
+        """
+        if error is None:
+            self._accelerator.wait_for_everyone()
+            self._reports.report_end("FINISHED", "")
+            if self._accelerator.is_main_process:
+                self.session.write_summary()
+        self._guard.disarm()
+        match error:
+            case None:
                 self._close("FINISHED")
+                if self._accelerator.is_main_process:
+                    _register(self.session.run_id, self._options.register)
                 return contract.DONE
-            except Superseded as error:
-                self._guard.disarm()
+            case Superseded():
                 _log.warning("%s", error)
                 return error.exit_status
-            except Stopped as stop:
-                self._guard.disarm()
-                self._end("KILLED", str(stop))
-                return stop.exit_status
-            except Exception as error:
-                self._guard.disarm()
+            case Stopped() | Interrupted():
+                self._end("KILLED", str(error))
+                return error.exit_status
+            case Exception():
                 return self._failed(error)
-        except Interrupted as interruption:
-            self._guard.disarm()
-            return self._interrupted(interruption)
-        finally:
-            self._guard.close()
+            case _:
+                self._end("KILLED", type(error).__name__)
+                return contract.FAILED
 
-    def _work(self) -> None:
-        self._session.begin()
-        for record in run_records(self._task, self._session):
-            self._watch(record)
-        self._accelerator.wait_for_everyone()
-        self._reports.report_end("FINISHED", "")
-        if self._accelerator.is_main_process:
-            self._session.write_summary()
+    def close(self) -> None:
+        """Gives the signals back, and the lock on the work."""
+        self._guard.close()
+        if self._claim.lock is not None:
+            self._claim.lock.release()
 
     def _failed(self, error: Exception) -> int:
         text = f"{type(error).__name__}: {error}"
@@ -199,21 +236,17 @@ class _Attempt:
         self._end("FAILED", text, consequence=_is_consequence(error))
         return error.exit_status if isinstance(error, LabtrailError) else contract.FAILED
 
-    def _interrupted(self, interruption: Interrupted) -> int:
-        self._end("KILLED", str(interruption))
-        return interruption.exit_status
-
     def _end(self, status: EndStatus, reason: str, *, consequence: bool = False) -> None:
         # Whatever fails on the way out, the run must be closed.
         try:
             self._reports.report_end(status, reason, consequence=consequence)
         except Exception as error:
             _log.error("while ending: %s: %s", type(error).__name__, error)
-        self._session.flush()
+        self.session.flush()
         if self._reports.closes_run():
             verdict = self._reports.verdict(Verdict(status, reason))
             self._close(verdict.status, verdict.reason)
-        self._session.upload_last()
+        self.session.upload_last()
 
     def _last_words(self, name: str) -> None:
         """The main thread has not answered a signal: it hangs, in a collective most likely."""
@@ -228,7 +261,7 @@ class _Attempt:
             self._reports.clear()
             if not self._accelerator.is_main_process:
                 return
-        self._session.end(status, reason)
+        self.session.end(status, reason)
 
 
 def _claim_together(task: Task[ConfigT], identity: Identity, accelerator: Accelerator, options: Options) -> Claim:

@@ -70,9 +70,7 @@ def repeat(kept: KeptCode, run: RunRow, place: Place, records: int = 0) -> str:
         LabtrailError: it was refused (other data, for instance) or failed; its own words stand above.
     """
     before = {other.run_id for other in runs_tagged(contract.REPRODUCES, run.run_id)}
-    words = [*kept.command, "--config", str(artifact(run.run_id, contract.CONFIG_FILE).absolute())]
-    processes = int(run.tags.get(contract.PROCESSES, "1"))
-    words += ["--processes", str(processes)] if processes > 1 else []
+    words = _command(kept, run)
     done = subprocess.run([place.python, *words], env=_environment(kept, run, place, records), check=False)
     new = [other for other in runs_tagged(contract.REPRODUCES, run.run_id) if other.run_id not in before]
     if done.returncode == contract.REFUSED or not new:
@@ -83,6 +81,15 @@ def repeat(kept: KeptCode, run: RunRow, place: Place, records: int = 0) -> str:
             f"({new[0].tags.get(contract.STATUS_REASON, f'exit status {done.returncode}')})"
         )
     return new[0].run_id
+
+
+def _command(kept: KeptCode, run: RunRow) -> list[str]:
+    """Words after ``python``; a script that has opened its run by itself is started as it was."""
+    if kept.command[-1:] == (contract.WHOLE_COMMAND,):
+        return list(kept.command[:-1])
+    words = [*kept.command, "--config", str(artifact(run.run_id, contract.CONFIG_FILE).absolute())]
+    processes = int(run.tags.get(contract.PROCESSES, "1"))
+    return words + (["--processes", str(processes)] if processes > 1 else [])
 
 
 def _environment(kept: KeptCode, run: RunRow, place: Place, records: int) -> dict[str, str]:

@@ -83,12 +83,12 @@ def start(task: Task[ConfigT], config: ConfigT, wishes: Wishes, command: Sequenc
         keep=wishes.keep,
         command=command,
         reproduces=reproduces,
-        watch=_stop_after(int(os.environ.get(contract.RECORDS_VARIABLE, "0")) if reproduces else 0),
+        watch=stop_after(int(os.environ.get(contract.RECORDS_VARIABLE, "0")) if reproduces else 0),
     )
     return run_work(work or work_of(task, config), options).status
 
 
-def _stop_after(records: int) -> Callable[[Record], None]:
+def stop_after(records: int) -> Callable[[Record], None]:
     """Ends a run early, once it has so many records; 0: never."""
     seen = itertools.count(1)
 

@@ -113,11 +113,16 @@ def task(
     """
 
     def decorated(function: Callable[[Any, "Run"], Iterable[Record]]) -> Task[Any]:
-        chosen = Score(score, _DIRECTIONS[best]) if score else None
+        chosen = score_of(score, best)
         called = name or getattr(function, "__name__", "task").replace("_", "-")
         return Task(name=called, config=_config_class(function), function=function, score=chosen, **fields)
 
     return decorated
+
+
+def score_of(metric: str, best: Literal["highest", "lowest"]) -> Score | None:
+    """What makes an epoch the best; None where no metric is named."""
+    return Score(metric, _DIRECTIONS[best]) if metric else None
 
 
 def _config_class(function: Callable[..., Any]) -> type[Config]:

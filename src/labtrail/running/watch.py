@@ -47,7 +47,7 @@ class Watch:
         """
         self._complain = complain
         self._said: set[str] = set()
-        self._records: Generator[Any] | None = None
+        self._records: Generator[Any] | types.FrameType | None = None
         self._checkpoint: Checkpoint | None = None
         self._line = ""
         self._looks = 0
@@ -67,11 +67,16 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
+        self._records = None
         self._seen.clear()
         self._stepped.clear()
 
-    def follow(self, records: Generator[Any]) -> None:
-        """Says whose Records they are: the variables of its function are what lives from one to the next."""
+    def follow(self, records: Generator[Any] | types.FrameType) -> None:
+        """Says whose Records they are: the variables of a task's function are what lives from one to the next.
+
+        Args:
+            records: the task at work, or the frame of a loop that logs by itself.
+        """
         self._records = records
 
     def restored(self, checkpoint: Checkpoint, progress: Progress) -> None:
@@ -172,6 +177,8 @@ class Watch:
 
 def _frames(records: Any) -> Iterator[types.FrameType]:
     """The frames that wait for the next Record: the task's function, and what it delegates to."""
+    if isinstance(records, types.FrameType):
+        yield records
     while isinstance(records, types.GeneratorType):
         if records.gi_frame is not None:
             yield records.gi_frame
