@@ -350,6 +350,8 @@ def test_labtrail_lists_its_commands() -> None:
 
 # Field of a config class -> its default, which stands for all work that was done before there was such a field.
 NEUTRAL: dict[str, str] = {
+    "Compute.deterministic": "False",
+    "Compute.tf32": "None",
     "Config.checkpoint": "Checkpointing(every=None, keep=2)",
     "Checkpointing.every": "None",
     "Checkpointing.keep": "2",

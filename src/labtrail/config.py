@@ -67,6 +67,10 @@ class Compute(Section):
     """mixed precision: no (float32), bf16 or fp16 (fp16 needs a GPU)"""
     threads: int | None = Field(default=1, ge=1, le=1024)
     """CPU threads of torch in each process; fixed, because sums depend on it; empty: torch decides"""
+    deterministic: Annotated[bool, Neutral] = False
+    """on a GPU: only kernels that repeat to the bit where there are any (a warning names the others); slower"""
+    tf32: Annotated[bool | None, Neutral] = None
+    """on a GPU: whether float32 products and convolutions may use TF32; empty: torch decides"""
 
 
 class Checkpointing(Section):

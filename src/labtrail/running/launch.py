@@ -6,9 +6,11 @@ Why: docs/decisions/006-keep-freed-memory.md
 
 import ctypes
 import itertools
+import logging
 import os
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import psutil
 import torch
@@ -18,13 +20,27 @@ from labtrail.config import Compute
 from labtrail.errors import LaunchError
 from labtrail.running.processes import is_worker
 
+_log = logging.getLogger("labtrail")
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+# What schedulers write where a job has no GPU.
+_NO_GPU = ("", "-1", "none", "nodevfiles", "void")
+_DRIVER = Path("/proc/driver/nvidia/version")
 _KEPT_BYTES, _GLIBC_DEFAULT = 1 << 30, 128 << 10
 
 
+def granted_gpus() -> list[str]:
+    """The GPUs that were granted: the entries of CUDA_VISIBLE_DEVICES, up to the first that names none.
+
+    CUDA itself reads the list so: what stands behind an entry that names no device is not visible.
+    """
+    entries = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return list(itertools.takewhile(lambda entry: entry.lower() not in _NO_GPU, entries))
+
+
 def use_gpu() -> bool:
-    """Whether a GPU was granted: CUDA_VISIBLE_DEVICES names one (unset, empty and "-1" mean none)."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "").strip() not in ("", "-1")
+    """Whether a GPU was granted; unset, empty, "-1" and the words of schedulers for none mean that it was not."""
+    return bool(granted_gpus())
 
 
 def make_accelerator(compute: Compute, processes: int | None, timeout_s: float) -> Accelerator:
@@ -36,16 +52,25 @@ def make_accelerator(compute: Compute, processes: int | None, timeout_s: float) 
         timeout_s: seconds after which a collective that some rank does not join is an error.
 
     Raises:
-        LaunchError: a granted GPU that torch cannot use, fp16 without a GPU, or other than the asked processes.
+        LaunchError: a granted GPU that torch cannot use, more processes than GPUs, fp16 without a GPU, or other than
+            the asked processes.
     """
     keep_freed_memory()
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
     gpu = use_gpu()
+    set_numerics(compute)
+    if not gpu and _DRIVER.exists() and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        _log.info("this machine has a GPU, and none was granted: going on without; CUDA_VISIBLE_DEVICES=0 grants one")
     if gpu and not torch.cuda.is_available():
         raise LaunchError(
             f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} grants a GPU, but torch {torch.__version__} "
             "finds none; install a CUDA build or unset the variable"
+        )
+    if gpu and (ranks := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > torch.cuda.device_count():
+        raise LaunchError(
+            f"{ranks} processes on this machine, {torch.cuda.device_count()} GPUs granted: each needs one of its own; "
+            f"use --processes {torch.cuda.device_count()}, or grant more by CUDA_VISIBLE_DEVICES"
         )
     if compute.precision == "fp16" and not gpu:
         raise LaunchError("compute.precision: fp16 needs a GPU (none is granted); use bf16 or no")
@@ -61,6 +86,21 @@ def make_accelerator(compute: Compute, processes: int | None, timeout_s: float) 
             f"use --processes {asked}, or 'torchrun --nproc-per-node {asked} -m ...'"
         )
     return accelerator
+
+
+def set_numerics(compute: Compute) -> None:
+    """Which kernels torch may choose; to be called before CUDA starts, which reads the size of cuBLAS's workspace once.
+
+    Strictness only warns: some operators in common use have no kernel that repeats (PyTorch, "Reproducibility").
+    """
+    if compute.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Filling memory that is overwritten anyway costs time and changes no result.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # ty: ignore[missing-attribute] made by its class
+    torch.use_deterministic_algorithms(compute.deterministic, warn_only=True)
+    torch.backends.cudnn.deterministic = compute.deterministic
+    if compute.tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = compute.tf32
 
 
 def require_one_process(accelerator: Accelerator, task: str) -> None:
