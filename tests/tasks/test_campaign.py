@@ -61,6 +61,7 @@ def cells(workspace: Workspace, *statuses: str) -> pd.DataFrame:
     return workspace.query("distill", statuses or ANY).runs()
 
 
+@pytest.mark.slow
 def test_two_campaigns_at_once_one_killed_leave_every_cell_once(workspace: Workspace) -> None:
     command = campaign(workspace)
     with (

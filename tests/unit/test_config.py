@@ -88,7 +88,7 @@ def test_config_is_frozen(tmp_path: Path) -> None:
     [
         ("loss: {alfa: 0.3}", [], ["a.yaml: loss.alfa: unknown key (did you mean 'alpha'?)"]),
         ("", [("epoch", "3")], ["--epoch: unknown key (did you mean 'epochs'?)"]),
-        ("zzz: 1", [], ["a.yaml: zzz: unknown key (valid: seed, compute, loss, epochs, milestones, clip, name)"]),
+        ("zzz: 1", [], ["a.yaml: zzz: unknown key (valid: seed, compute, checkpoint, loss, epochs, milestones, clip, name)"]),
         ("epochs: many", [], ["a.yaml: epochs: input should be a valid integer"]),
         ("epochs: 0", [], ["a.yaml: epochs: input should be greater than or equal to 1, found 0"]),
         ("", [("loss.alpha", "1.5")], ["--loss.alpha: input should be less than or equal to 1, found 1.5"]),
