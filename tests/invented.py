@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from labtrail import contract
-from labtrail.store import connection
+from labtrail.store import connection, contract
 
 METHODS = ("none", "logit", "attention")
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -8,8 +8,8 @@ from collections.abc import Generator, Sequence
 import pandas as pd
 
 import labtrail as lt
-from labtrail import contract
 from labtrail.running.signals import Interrupted
+from labtrail.store import contract
 from projects.distill.config import ALONE, BundleConfig, configs_of
 from projects.distill.teacher import resolve as resolve_student
 from projects.distill.teacher import student_sources

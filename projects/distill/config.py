@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 import labtrail as lt
-from labtrail import contract
+from labtrail.store import contract
 
 Method = Literal[
     "none", "control", "logit", "fitnets", "attention", "rkd", "factor", "nst", "sp", "vid", "dkd", "logitstd"

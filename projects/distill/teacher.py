@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 import labtrail as lt
-from labtrail.contract import BEST_WEIGHTS, is_run_id
+from labtrail.store.contract import BEST_WEIGHTS, is_run_id
 from projects.distill.config import ALONE, FIND, DistillConfig
 from projects.distill.data import Images, load_images
 from projects.distill.model import ResNet, fused

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 import labtrail as lt
-from labtrail import contract
 from labtrail.config import listed
+from labtrail.store import contract
 from projects.pamap2.schema import MODALITIES
 
 SYNTHETIC = "synthetic"

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 import labtrail as lt
-from labtrail import contract
 from labtrail.config import listed
+from labtrail.store import contract
 
 # What a user of torch can ask for: the ends, and between them in steps at which its answers change.
 BUDGETS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 import labtrail as lt
-from labtrail import contract
+from labtrail.store import contract
 
 SYNTHETIC = "synthetic"
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import labtrail as lt
-from labtrail import contract
+from labtrail.store import contract
 from projects.spoter.config import SpoterConfig
 from projects.spoter.data import Split, Splits, load_splits, source_of
 from projects.spoter.model import Spoter

@@ -19,13 +19,12 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from labtrail import contract
 from labtrail.config import load_config
 from labtrail.jobs.queues import Batch
 from labtrail.jobs.script import BatchConfig
 from labtrail.jobs.slurm import Slurm
 from labtrail.running.registry import task_named
-from labtrail.store import connection
+from labtrail.store import connection, contract
 from labtrail.sweeps.campaign import Campaign, run_command
 from labtrail.sweeps.cells import CampaignConfig, Cell
 from labtrail.sweeps.tick import tick

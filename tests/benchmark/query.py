@@ -16,9 +16,8 @@ import mlflow
 from mlflow import MlflowClient
 from sqlalchemy import create_engine, text
 
-from labtrail import contract
 from labtrail.query.query import Query
-from labtrail.store import connection
+from labtrail.store import connection, contract
 from tests.benchmark.timing import Row
 from tests.cluster import private_postgres
 from tests.cluster.private_postgres import PrivatePostgres

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from labtrail import contract
 from labtrail.config import load_config, load_json
 from labtrail.jobs.script import BatchConfig
 from labtrail.jobs.slurm import Slurm
 from labtrail.running.registry import task_named
+from labtrail.store import contract
 from labtrail.sweeps.campaign import Campaign, run_command
 from labtrail.sweeps.cells import CampaignConfig
 from labtrail.sweeps.tick import Batch, refresh_from_queue, tick

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from mlflow.entities import RunStatus
 
-from labtrail import contract
+from labtrail.store import contract
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.cluster.rounds import Round
 from tests.workspace import Workspace, wait_until

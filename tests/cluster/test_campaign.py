@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from labtrail import contract
 from labtrail.jobs.queue import QueueError
+from labtrail.store import contract
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.cluster.rounds import STUDENTS, TEACHERS, Round, assert_whole
 from tests.unit.sweeps.test_cron import CRONTAB

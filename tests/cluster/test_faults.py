@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 
-from labtrail import contract
 from labtrail.jobs.queue import QueueError, SubmitError
+from labtrail.store import contract
 from tests.cluster.private_slurm import PrivateSlurm
 from tests.cluster.rounds import Round, assert_whole
 from tests.workspace import Workspace

@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from labtrail import contract
 from labtrail.query import database
 from labtrail.query.query import Query
 from labtrail.report.build import build
 from labtrail.report.config import ReportConfig
-from labtrail.store import connection
+from labtrail.store import connection, contract
 from tests.cluster import private_postgres
 from tests.cluster.private_postgres import PrivatePostgres
 from tests.cluster.test_stores import served

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from labtrail import contract
 from labtrail.errors import DataError, LabtrailError, QueryError
 from labtrail.running.cli import run_tasks
+from labtrail.store import contract
 from projects.spoter.attention import resolve as resolve_attention
 from projects.spoter.attention import sources
 from projects.spoter.attention_file import AttentionFile

@@ -6,7 +6,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from labtrail import contract
+from labtrail.store import contract
 from tests.workspace import Command, Workspace, assert_same_weights, wait_for_line
 
 ANY = ("FINISHED", "FAILED", "KILLED", "RUNNING")

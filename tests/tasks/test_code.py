@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from labtrail import contract
+from labtrail.store import contract
 from tests.workspace import Workspace, kill_tree, wait_for_line
 
 COMMAND = ("labtrail", "run", "spoter", "--config", "tiny.yaml", "--train.milestones", "[]")
@@ -144,6 +144,7 @@ def test_again_leaves_what_other_code_has_begun(workspace: Workspace) -> None:
     assert runs(workspace).set_index("run_id")["status"].drop(run_id).tolist() == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_two_processes_are_not_started_for_a_question(workspace: Workspace) -> None:
     assert workspace.run(*SHORT, "--processes", "2").returncode == 0
     edit(workspace, *BETAS)

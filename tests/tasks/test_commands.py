@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from labtrail import contract
+from labtrail.store import contract
 from tests.workspace import Workspace
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from labtrail import contract
+from labtrail.store import contract
 from projects.distill.methods import METHODS
 from tests.workspace import Workspace, assert_same_weights, wait_for_line
 

@@ -58,7 +58,7 @@ def test_signal_kills_the_run_with_its_name(name: str, toy: Workspace) -> None:
     [
         ("raise", 1, "FAILED: rank 1: ValueError: the toy broke"),
         pytest.param("raise", 0, "FAILED: rank 0: ValueError: the toy broke", marks=pytest.mark.slow),
-        ("vanish", 1, "FAILED: rank 1 vanished"),
+        pytest.param("vanish", 1, "FAILED: rank 1 vanished", marks=pytest.mark.slow),
         pytest.param("vanish", 0, "FAILED: rank 0 vanished", marks=pytest.mark.slow),
         pytest.param("hang", 1, "FAILED: rank 1 gave no sign", marks=pytest.mark.slow),
         pytest.param("hang", 0, "FAILED: rank 0 gave no sign", marks=pytest.mark.slow),
@@ -114,6 +114,7 @@ def test_fewer_processes_than_asked_is_an_error(toy: Workspace) -> None:
     assert not (toy.folder / "mlflow.db").exists()
 
 
+@pytest.mark.slow
 def test_other_number_of_processes_is_other_work(toy: Workspace) -> None:
     assert toy.run("python", "-m", "tests.toy").returncode == 0
     done = toy.run("torchrun", "--nproc-per-node", "2", "-m", "tests.toy")

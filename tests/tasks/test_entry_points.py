@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from labtrail import contract
 from labtrail.running.cli import run_tasks
+from labtrail.store import contract
 from projects.spoter.tasks import TRAINING as SPOTER
 from tests.workspace import FIXTURES, Workspace
 
@@ -149,7 +149,8 @@ def test_fetch_imports_and_train_reads(workspace: Workspace) -> None:
     assert workspace.query().runs()["name"].tolist() == ["wlasl50-adamw-s0"]
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 8])
 def test_several_at_once_through_mlflow(count: int, workspace: Workspace) -> None:
     assert workspace.run("labtrail", "init").returncode == 0
     base = ["mlflow", "run", ".", "-e", "spoter", "--env-manager", "local", "--experiment-name", "spoter"]
@@ -158,6 +159,7 @@ def test_several_at_once_through_mlflow(count: int, workspace: Workspace) -> Non
     _assert_complete_runs(workspace, count)
 
 
+@pytest.mark.slow
 def test_eight_at_once_on_a_store_that_is_not_there(workspace: Workspace) -> None:
     workspace.without_store()
     base = ["python", "-m", "projects.spoter", "--config", "tiny.yaml", "--train.epochs", "2"]

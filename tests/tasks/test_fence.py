@@ -1,7 +1,7 @@
 """An attempt that was given up but still computes writes no more once the next one has begun."""
 
-from labtrail import contract
 from labtrail.running.fence import Fence
+from labtrail.store import contract
 from tests.workspace import Workspace, wait_for_line
 
 SLOW = "seed: 0\nepochs: 400\npause: 0.3\n"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from labtrail import contract
+from labtrail.store import contract
 from tests.workspace import Workspace, assert_same_weights, wait_for_line
 
 ZIP = "pamap2-subset/pamap2+physical+activity+monitoring.zip"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from labtrail import contract
+from labtrail.store import contract
 from tests.tasks.test_code import BETAS, edit
 from tests.workspace import TINY, Workspace, assert_same_weights, kill_tree, wait_for_line
 
@@ -120,6 +120,7 @@ def test_a_killed_round_goes_on_with_its_own_code(lab: Workspace) -> None:
     assert_same_weights(lab.artifacts(pinned_id), lab.artifacts(runs(lab)["run_id"].iloc[-1]))
 
 
+@pytest.mark.slow
 def test_an_edit_splits_no_study(lab: Workspace) -> None:
     with lab.started(*SEARCH) as process:
         wait_for_line(process, "step 1 ")

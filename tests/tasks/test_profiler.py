@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from labtrail import contract
+from labtrail.store import contract
 from tests.workspace import Workspace
 
 PROFILE = {

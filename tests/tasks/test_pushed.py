@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from labtrail import contract
+from labtrail.store import contract
 from tests.workspace import REPOSITORY, Workspace, wait_for_line
 
 SCRIPT = """

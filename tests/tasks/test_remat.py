@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labtrail import contract
+from labtrail.store import contract
 from tests.workspace import Workspace
 
 SMALL = """

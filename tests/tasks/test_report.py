@@ -5,8 +5,7 @@ import re
 import pandas as pd
 import pytest
 
-from labtrail import contract
-from labtrail.store import connection
+from labtrail.store import connection, contract
 from tests import invented
 from tests.workspace import Workspace
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from labtrail import contract
+from labtrail.store import contract
 from tests.tasks.test_code import BETAS, COMMAND, SHORT, done, edit, killed, runs
 from tests.workspace import REPOSITORY, Workspace
 

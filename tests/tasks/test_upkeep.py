@@ -6,7 +6,7 @@ import signal
 import pytest
 from mlflow import MlflowClient
 
-from labtrail import contract
+from labtrail.store import contract
 from tests.workspace import Workspace, wait_for_line
 
 TOY = "seed: 0\nepochs: 2\n"

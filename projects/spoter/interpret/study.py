@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import labtrail as lt
-from labtrail import contract
+from labtrail.store import contract
 from projects.spoter import attention
 from projects.spoter.attention_file import AttentionFile
 from projects.spoter.batches import Inputs, to_inputs

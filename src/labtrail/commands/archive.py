@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from labtrail import contract
 from labtrail.running.cli import HELP, LabCommand, LabPath
+from labtrail.store import contract
 
 
 @click.command(cls=LabCommand, name="archive", context_settings=HELP)

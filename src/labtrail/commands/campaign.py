@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labtrail import contract
 from labtrail.config import load_config
 from labtrail.errors import ConfigError, LabtrailError
 from labtrail.jobs.backends import LOCAL, NAMES
 from labtrail.running.cli import HELP, LabCommand, LabPath, switch
 from labtrail.running.registry import task_named
+from labtrail.store import contract
 
 if TYPE_CHECKING:
     from collections.abc import Callable

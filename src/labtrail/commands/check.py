@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labtrail import contract
 from labtrail.config import load_config
 from labtrail.running.cli import FREE_ARGUMENTS, HELP, LabCommand, LabPath, overrides_of
 from labtrail.running.registry import task_named
+from labtrail.store import contract
 
 if TYPE_CHECKING:
     from labtrail.running.resume_check import Difference, Trial

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from labtrail import contract
 from labtrail.running.cli import HELP, LabCommand
+from labtrail.store import contract
 
 if TYPE_CHECKING:
     from labtrail.query.selection import RunRow

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from labtrail import contract
 from labtrail.errors import DataError
 from labtrail.running.cli import HELP, LabCommand
 from labtrail.running.registry import task_modules
+from labtrail.store import contract
 from labtrail.store.fetch import DataSet, fetch
 
 _log = logging.getLogger("labtrail")

@@ -2,9 +2,9 @@
 
 import click
 
-from labtrail import contract
 from labtrail.running.cli import HELP, LabCommand
 from labtrail.running.registry import experiment_names
+from labtrail.store import contract
 
 
 @click.command(cls=LabCommand, name="init", context_settings=HELP)

@@ -2,8 +2,8 @@
 
 import click
 
-from labtrail import contract
 from labtrail.running.cli import HELP, LabCommand
+from labtrail.store import contract
 
 
 @click.command(cls=LabCommand, name="reap", context_settings=HELP)

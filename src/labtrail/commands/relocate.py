@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from labtrail import contract
 from labtrail.errors import LabtrailError
 from labtrail.running.cli import HELP, LabCommand, LabPath
+from labtrail.store import contract
 
 
 @click.command(cls=LabCommand, name="relocate", context_settings=HELP)

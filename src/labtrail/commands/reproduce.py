@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labtrail import contract
 from labtrail.errors import DataError
 from labtrail.running.cli import HELP, LabCommand
+from labtrail.store import contract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from labtrail import contract
 from labtrail.errors import ConfigError
 from labtrail.running.cli import HELP, LabCommand
+from labtrail.store import contract
 
 LOCALHOST = "127.0.0.1"
 

@@ -2,9 +2,9 @@
 
 import click
 
-from labtrail import contract
 from labtrail.errors import DataError
 from labtrail.running.cli import HELP, LabCommand
+from labtrail.store import contract
 
 
 @click.command(cls=LabCommand, name="settle", context_settings=HELP)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from labtrail import contract
 from labtrail.config import load_config
 from labtrail.errors import ConfigError
 from labtrail.jobs.backends import LOCAL, NAMES
 from labtrail.running.cli import FREE_ARGUMENTS, HELP, LabCommand, LabPath, overrides_of, switch
 from labtrail.running.registry import task_named
+from labtrail.store import contract
 
 
 @click.group(name="study", context_settings=HELP, no_args_is_help=True)

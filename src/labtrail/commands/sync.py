@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from labtrail import contract
 from labtrail.errors import ConfigError
 from labtrail.running.cli import HELP, LabCommand
+from labtrail.store import contract
 
 
 @click.command(cls=LabCommand, name="sync", context_settings=HELP)

@@ -2,10 +2,10 @@
 
 import click
 
-from labtrail import contract
 from labtrail.commands.server import LOCALHOST, become_server
 from labtrail.running.cli import HELP, LabCommand
 from labtrail.running.registry import experiment_names
+from labtrail.store import contract
 
 
 @click.command(cls=LabCommand, name="ui", context_settings=HELP)

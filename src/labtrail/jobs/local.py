@@ -6,9 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from labtrail.contract import PARENT_PROCESS_VARIABLE
 from labtrail.jobs.preloaded import Forked, Preloaded
 from labtrail.jobs.scheduler import Job, child_environment
+from labtrail.store.contract import PARENT_PROCESS_VARIABLE
 
 _log = logging.getLogger("labtrail")
 

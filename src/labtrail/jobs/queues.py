@@ -4,14 +4,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from labtrail import contract
 from labtrail.config import load_json
 from labtrail.errors import ConfigError
 from labtrail.jobs.backends import LOCAL, NAMES, queue_named
 from labtrail.jobs.queue import Queue, QueueError
 from labtrail.jobs.scheduler import Job
 from labtrail.jobs.script import BatchConfig, check, write_script
-from labtrail.store import connection, lab
+from labtrail.store import connection, contract, lab
 
 _log = logging.getLogger("labtrail")
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, field_validator
 
-from labtrail import contract
 from labtrail.config import Section
 from labtrail.errors import ConfigError
 from labtrail.files import write_atomically
 from labtrail.jobs.job import SCRATCH_VARIABLE
 from labtrail.jobs.queue import Queue
 from labtrail.jobs.scheduler import Job
+from labtrail.store import contract
 
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 _PLACES = ("resources", "setup", "log", "folder", "python", "job")

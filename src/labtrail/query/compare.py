@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from labtrail import contract
 from labtrail.query.find import artifact, artifact_names
 from labtrail.query.query import Query
+from labtrail.store import contract
 
 if TYPE_CHECKING:
     import torch

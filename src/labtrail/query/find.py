@@ -11,14 +11,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
-from labtrail import contract
 from labtrail.config import ConfigT, load_config
 from labtrail.errors import QueryError
 from labtrail.files import remove, sha256_of
 from labtrail.query.query import run_row
 from labtrail.query.selection import RunRow
 from labtrail.record import DataSource
-from labtrail.store import connection, lab, ui_links
+from labtrail.store import connection, contract, lab, ui_links
 
 _SHOWN = 5
 

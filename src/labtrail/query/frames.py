@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from labtrail import contract
 from labtrail.statistics import bootstrap_mean, holm, paired_t, t_interval
+from labtrail.store import contract
 
 
 def grouped(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:

@@ -15,7 +15,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from tqdm import tqdm
 
-from labtrail import contract
 from labtrail.errors import QueryError
 from labtrail.files import write_atomically
 from labtrail.query.database import open_database
@@ -30,7 +29,7 @@ from labtrail.query.selection import (
     positions,
     tidy,
 )
-from labtrail.store import connection, lab, ui_links
+from labtrail.store import connection, contract, lab, ui_links
 
 _POINTS = ("run_id", "metric", "step", "timestamp", "value")
 # From so many runs on, reading them one by one takes long enough to show how far it is.

@@ -6,7 +6,7 @@ Why: docs/decisions/034-runs-name-their-score.md
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from labtrail import contract
+from labtrail.store import contract
 
 _SMALLER_IS_BETTER = (
     "loss",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from labtrail import contract
+from labtrail.store import contract
 
 
 @dataclass(frozen=True)

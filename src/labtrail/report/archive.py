@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from labtrail import contract
 from labtrail.errors import LabtrailError
 from labtrail.files import encode, remove, sha256_of, sync_tree, write_atomically
 from labtrail.query.query import Query, require
@@ -24,7 +23,7 @@ from labtrail.report.build import build
 from labtrail.report.config import ReportConfig
 from labtrail.report.markdown import markdown
 from labtrail.running.run_status import set_tags
-from labtrail.store import connection, locks, relocate
+from labtrail.store import connection, contract, locks, relocate
 from labtrail.store.sync import Counts, sync
 
 _MANIFEST = "manifest.json"

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from labtrail import contract
 from labtrail.files import write_atomically
 from labtrail.query.frames import paired_differences, varying
 from labtrail.query.query import Query
@@ -21,7 +20,7 @@ from labtrail.report.config import ReportConfig
 from labtrail.report.gather import ReportData, gather
 from labtrail.report.page import Cell, Column, Row, Section, Table, page
 from labtrail.report.pictures import best_last_table, files_of, pictures, wall_minutes
-from labtrail.store import ui_links
+from labtrail.store import contract, ui_links
 
 _MOST_ROWS = 40
 _SIGNIFICANT = 0.05

@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from labtrail import contract
 from labtrail.query.frames import grouped
 from labtrail.query.selection import text_of_tag
 from labtrail.report.page import Cell, Column, Row, Table
 from labtrail.running.code_policy import joined_with
+from labtrail.store import contract
 
 _UNKNOWN = "unknown"
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from labtrail import contract
 from labtrail.errors import ConfigError
 from labtrail.files import write_atomically
 from labtrail.query import scores
@@ -18,7 +17,7 @@ from labtrail.query.query import Query
 from labtrail.report.codes import mark_of, reproduced
 from labtrail.report.markdown import markdown
 from labtrail.report.page import Cell, Column, Row, Section, Table, page
-from labtrail.store import ui_links
+from labtrail.store import contract, ui_links
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 _MOST_ROWS = 30

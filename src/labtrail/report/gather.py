@@ -10,13 +10,13 @@ from functools import cached_property
 
 import pandas as pd
 
-from labtrail import contract
 from labtrail.errors import QueryError
 from labtrail.query import scores
 from labtrail.query.frames import group_names, newest_of_each, over_seeds, varying
 from labtrail.query.query import Query, require
 from labtrail.query.scores import Direction
 from labtrail.report.config import ReportConfig
+from labtrail.store import contract
 
 _CURVES = ("train/loss", "validation/loss")
 _MOST_HEADLINES = 6

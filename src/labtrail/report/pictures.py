@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from labtrail import contract
-from labtrail.contract import CONFIG_PREFIX
 from labtrail.figures import COLOURS, heat_maps
 from labtrail.query.frames import group_names
 from labtrail.report.gather import NOT_SET, ReportData
 from labtrail.statistics import t_interval
+from labtrail.store import contract
+from labtrail.store.contract import CONFIG_PREFIX
 
 _MOST_ROWS = 40
 _MOST_LINES = 6

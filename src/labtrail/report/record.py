@@ -2,13 +2,13 @@
 
 from collections.abc import Generator, Sequence
 
-from labtrail import contract
 from labtrail.config import fingerprint
 from labtrail.record import DataSource, Record
 from labtrail.report.build import build
 from labtrail.report.config import ReportConfig
 from labtrail.report.gather import selected
 from labtrail.running.run import Run
+from labtrail.store import contract
 
 
 def sources(config: ReportConfig) -> Sequence[DataSource]:

@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from labtrail import contract
 from labtrail.errors import QueryError
 from labtrail.query.query import Query
 from labtrail.report.config import ReportConfig
 from labtrail.report.gather import ReportData, gather
 from labtrail.running.run_status import experiment_notes, note_experiment
-from labtrail.store import ui_links
+from labtrail.store import contract, ui_links
 
 # What lies between is ours; what people wrote around it stays.
 _BEGIN, _END = "<!-- labtrail -->", "<!-- /labtrail -->"

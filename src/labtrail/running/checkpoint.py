@@ -6,7 +6,8 @@ moment leaves ``last`` or ``previous`` whole.
 
     checkpoints/last/         everything a resume needs; state.json lists its files with their digests
     checkpoints/previous/     the one before, in case ``last`` is found damaged
-    checkpoints/best.pt       portable: {epoch, model_state_dict, optimizer_state_dict, metrics, config, versions}
+    checkpoints/best.pt       portable: {epoch, model_state_dict, optimizer_state_dict, metrics, config, versions},
+                              and step, if it was the best inside an epoch
     checkpoints/epoch_010.pt  the same at a milestone
 
 Why: docs/decisions/003-state-written-by-us.md
@@ -30,7 +31,6 @@ from safetensors import SafetensorError
 
 from labtrail import __version__
 from labtrail.config import Checkpointing
-from labtrail.contract import BEST_PREFIX
 from labtrail.errors import CheckpointError
 from labtrail.files import remove, sha256_of, sync_folder, sync_tree, write_atomically
 from labtrail.record import Record, Score
@@ -45,6 +45,7 @@ from labtrail.running.state import (
     put_process_generators,
     write_state,
 )
+from labtrail.store.contract import BEST_PREFIX
 
 _log = logging.getLogger("labtrail")
 
@@ -351,7 +352,10 @@ class Checkpoint:
             self._uploaded_at = time.monotonic()
 
     def _due_portables(self, progress: Mapping[str, Any]) -> Iterator[Path]:
-        place = (progress["epoch"], progress.get("step", 0))
+        # A run whose state lies elsewhere has no weights to hand on.
+        if self._state is None or not self._state.has_weights:
+            return
+        place = _place_in(progress)
         if (progress["best_epoch"], progress.get("best_step", 0)) == place:
             yield self.folder / "best.pt"
         if progress["epoch"] in self._milestones and place[1] == 0:
@@ -366,6 +370,8 @@ class Checkpoint:
             "config": self._config,
             "versions": {"labtrail": __version__, "torch": str(torch.__version__), "accelerate": accelerate_version},
         }
+        if step := state["progress"].get("step", 0):
+            content["step"] = step
         temporary = self._new.with_suffix(".tmp")
         try:
             torch.save(content, temporary)
@@ -381,10 +387,11 @@ class Checkpoint:
     def _complete_portables(self, state: Mapping[str, Any]) -> None:
         """Writes what a crash between ``last`` and its portable copies has left out, and drops what is ahead of it."""
         best = self.folder / "best.pt"
-        if best.exists() and load_portable(best)["epoch"] > state["progress"]["epoch"]:
+        place = _place_in(state["progress"])
+        if best.exists() and _place_in(load_portable(best)) > place:
             remove(best)
         for path in self._due_portables(state["progress"]):
-            if not path.exists() or load_portable(path)["epoch"] != state["progress"]["epoch"]:
+            if not path.exists() or _place_in(load_portable(path)) != place:
                 assert self._state is not None
                 self._write_portable(path, self._state.copy(), state)
 
@@ -437,6 +444,11 @@ class Checkpoint:
                 f"{self._accelerator.num_processes}; launch the same number, or remove {self.folder} to start over"
             )
         return None
+
+
+def _place_in(progress: Mapping[str, Any]) -> tuple[int, int]:
+    """Epochs that are done, and steps of the one at work; what was written before there were steps has none."""
+    return progress["epoch"], progress.get("step", 0)
 
 
 def load_portable(path: Path) -> dict[str, Any]:

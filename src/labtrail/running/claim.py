@@ -14,7 +14,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking.context import registry
 
-from labtrail import contract
 from labtrail.config import flatten
 from labtrail.errors import ClaimError, CodeError
 from labtrail.query.find import data_digests
@@ -22,7 +21,7 @@ from labtrail.query.query import run_row
 from labtrail.running import code_policy
 from labtrail.running.earlier_config import under_an_earlier_config
 from labtrail.running.identity import Identity
-from labtrail.store import connection, locks
+from labtrail.store import connection, contract, locks
 
 
 @dataclass(frozen=True)

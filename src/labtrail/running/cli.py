@@ -9,14 +9,13 @@ from typing import Any
 
 import click
 
-from labtrail import contract
 from labtrail.config import describe, load_config, to_yaml
 from labtrail.errors import ConfigError, LabtrailError
 from labtrail.running.processes import end_with_parent
 from labtrail.running.signals import Interrupted, ignore_signals, stop_by_exception
 from labtrail.running.start import Wishes, start
 from labtrail.running.task import Task
-from labtrail.store import lab
+from labtrail.store import contract, lab
 
 HELP = {"help_option_names": ["-h", "--help"]}
 FREE_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True, **HELP}

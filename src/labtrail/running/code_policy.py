@@ -12,12 +12,11 @@ from typing import NamedTuple, Protocol
 
 from mlflow import MlflowClient
 
-from labtrail import contract
 from labtrail.errors import CodeError, QueryError
 from labtrail.query.find import artifact
 from labtrail.query.selection import RunRow
 from labtrail.running.provenance.code import TELLS, CodeDigest, change_between
-from labtrail.store import connection
+from labtrail.store import connection, contract
 
 _log = logging.getLogger("labtrail")
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from labtrail import contract
 from labtrail.config import flatten
 from labtrail.query.find import data_digests
 from labtrail.query.query import Query
 from labtrail.query.selection import RunRow
 from labtrail.running.identity import Identity
+from labtrail.store import contract
 
 
 def under_an_earlier_config(client: MlflowClient, identity: Identity) -> tuple[RunRow, list[str]] | None:

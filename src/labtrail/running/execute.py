@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from labtrail import contract
 from labtrail.config import ConfigT
 from labtrail.errors import CodeError, LabtrailError, Stopped, Superseded
 from labtrail.record import Record
@@ -28,7 +27,7 @@ from labtrail.running.signals import Guard, Interrupted
 from labtrail.running.task import Task
 from labtrail.running.work import ALREADY_DONE, Work, remark_on, work_of
 from labtrail.running.writer import RunWriter, Status, register
-from labtrail.store import connection, lab
+from labtrail.store import connection, contract, lab
 
 _log = logging.getLogger("labtrail")
 

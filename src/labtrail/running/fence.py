@@ -10,9 +10,8 @@ Why: docs/decisions/015-fence-files.md
 
 import os
 
-from labtrail import contract
 from labtrail.errors import Superseded
-from labtrail.store import lab
+from labtrail.store import contract, lab
 
 
 class Fence:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
-from labtrail import contract
 from labtrail.config import Config, ConfigT
 from labtrail.record import DataSource
 from labtrail.running.provenance.code import NO_CODE, CodeDigest
 from labtrail.running.provenance.facts import cluster_facts, device_name
 from labtrail.running.work import Work
+from labtrail.store import contract
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labtrail import contract
 from labtrail.errors import DataError, QueryError
 from labtrail.files import write_atomically
 from labtrail.query.find import artifact, artifact_names
@@ -17,7 +16,7 @@ from labtrail.running.provenance.pins import adopt
 from labtrail.running.provenance.source import COPY, FACTS, PATCH, Source, folder_of
 from labtrail.running.provenance.sources import Folder
 from labtrail.running.provenance.tree import GitError, lay_out, top_of
-from labtrail.store import lab
+from labtrail.store import contract, lab
 
 _log = logging.getLogger("labtrail")
 

@@ -9,7 +9,6 @@ from typing import Generic
 
 from accelerate import Accelerator
 
-from labtrail import contract
 from labtrail.config import ConfigT
 from labtrail.errors import ClaimError
 from labtrail.record import Record
@@ -19,7 +18,7 @@ from labtrail.running.session import Session
 from labtrail.running.task import Task
 from labtrail.running.work import Work
 from labtrail.running.writer import Status
-from labtrail.store import connection
+from labtrail.store import connection, contract
 
 _log = logging.getLogger("labtrail")
 

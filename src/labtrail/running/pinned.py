@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labtrail import contract
 from labtrail.query.find import run_by_id
 from labtrail.query.query import run_row
 from labtrail.query.selection import RunRow
@@ -18,7 +17,7 @@ from labtrail.running.kept_code import kept_code
 from labtrail.running.provenance import pins
 from labtrail.running.provenance.facts import cluster_facts
 from labtrail.running.work import Work
-from labtrail.store import connection
+from labtrail.store import connection, contract
 
 _log = logging.getLogger("labtrail")
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from labtrail.contract import PARENT_PROCESS_VARIABLE
+from labtrail.store.contract import PARENT_PROCESS_VARIABLE
 
 _PR_SET_PDEATHSIG = 1
 

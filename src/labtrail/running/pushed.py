@@ -15,7 +15,6 @@ from typing import Any, Literal, Self
 
 from pydantic import create_model
 
-from labtrail import contract
 from labtrail.config import Config, validated
 from labtrail.errors import ConfigError, LabtrailError, Stopped
 from labtrail.record import DataSource, Record
@@ -27,6 +26,7 @@ from labtrail.running.session import Session
 from labtrail.running.start import stop_after
 from labtrail.running.task import Task, score_of
 from labtrail.running.work import work_of
+from labtrail.store import contract
 
 
 class Pushed:

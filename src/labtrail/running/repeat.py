@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from labtrail import contract
 from labtrail.errors import ConfigError, DataError, LabtrailError
 from labtrail.query.compare import (
     Numbers,
@@ -30,7 +29,7 @@ from labtrail.running.kept_code import KeptCode
 from labtrail.running.provenance import pins
 from labtrail.running.registry import task_named
 from labtrail.running.run_status import set_tags
-from labtrail.store import lab
+from labtrail.store import contract, lab
 
 # What belongs to the process that asks, and not to the repetition.
 _FOREIGN = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", contract.CAMPAIGN_VARIABLE)

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from labtrail import contract
 from labtrail.query.find import run_by_id
+from labtrail.store import contract
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from mlflow.entities import RunTag
 from mlflow.tracking.context import registry
 
-from labtrail import contract
 from labtrail.running.fence import Fence
 from labtrail.running.writer import LONGEST_REASON
-from labtrail.store import connection, locks
+from labtrail.store import connection, contract, locks
 
 
 def mark_refused(reason: str, status: int = contract.REFUSED) -> None:

@@ -12,7 +12,6 @@ from typing import Generic
 
 from accelerate import Accelerator
 
-from labtrail import contract
 from labtrail.config import ConfigT
 from labtrail.errors import Superseded
 from labtrail.figures import learning_curves
@@ -28,7 +27,7 @@ from labtrail.running.provenance.source import Source, take
 from labtrail.running.run import Run
 from labtrail.running.task import Task
 from labtrail.running.writer import RunWriter, Status, checked
-from labtrail.store import lab
+from labtrail.store import contract, lab
 
 _log = logging.getLogger("labtrail")
 

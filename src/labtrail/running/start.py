@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from labtrail import contract
 from labtrail.config import ConfigT
 from labtrail.errors import ConfigError, Stopped
 from labtrail.record import Record
 from labtrail.running.processes import is_worker, relaunch, this_program
 from labtrail.running.provenance import pins
 from labtrail.running.task import Task
+from labtrail.store import contract
 
 if TYPE_CHECKING:
     from labtrail.running.work import Work

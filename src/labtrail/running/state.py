@@ -173,7 +173,13 @@ def one_module(model: Any, unwrap: Unwrap) -> nn.Module:
 
 
 class TrainingState:
-    """The model, the optimizer and everything else that a training keeps; the same on all ranks."""
+    """The model, the optimizer and everything else that a training keeps; the same on all ranks.
+
+    Attributes:
+        model: one module, or several as one.
+        things: what was given and registered, by name.
+        has_weights: whether the model has any.
+    """
 
     def __init__(self, accelerator: Accelerator, model: Any, optimizer: Any, further: Mapping[str, Any]) -> None:
         """
@@ -195,6 +201,7 @@ class TrainingState:
         self._optimizer = self._stateful("optimizer", optimizer) if optimizer is not None else None
         self._further = {name: self._stateful(name, part) for name, part in {**further, **added}.items()}
         self._snapshot = copied(self.live(), None)
+        self.has_weights = bool(self._snapshot["model"])
 
     def _stateful(self, name: str, value: Any) -> Stateful:
         return stateful(name, value, self._accelerator.unwrap_model)

@@ -59,6 +59,7 @@ class Watch:
         self._uncounted = 0
         self._handle: Any = None
         self._with_gradients = True
+        self._elsewhere = False
 
     def __enter__(self) -> "Watch":
         self._handle = register_optimizer_step_post_hook(self._count)
@@ -78,6 +79,10 @@ class Watch:
             records: the task at work, or the frame of a loop that logs by itself.
         """
         self._records = records
+
+    def state_lies_elsewhere(self) -> None:
+        """Leaves the state alone: another library keeps it, and an adapter sees to it that it does."""
+        self._elsewhere = True
 
     def restored(self, checkpoint: Checkpoint, progress: Progress) -> None:
         """Notes that the task has called ``restore``, and in which line."""
@@ -102,6 +107,8 @@ class Watch:
                 f"{self._yielding_line()}: gradients are switched off where the Record is yielded, and would be for "
                 "all that runs until the next one; yield outside of torch.no_grad"
             )
+        if self._elsewhere:
+            return
         self._look_at_progress(progress)
         if self._handle is not None:
             self._look_at_state()

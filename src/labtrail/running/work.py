@@ -11,7 +11,6 @@ from typing import Any, Generic, NamedTuple
 
 from pydantic import BaseModel
 
-from labtrail import contract
 from labtrail.config import ConfigT, fingerprint
 from labtrail.query.database import open_database
 from labtrail.query.selection import Selection
@@ -20,7 +19,7 @@ from labtrail.running.provenance import pins
 from labtrail.running.provenance.code import CodeDigest, code_of
 from labtrail.running.provenance.tree import GitError, top_of, tree_of
 from labtrail.running.task import Task
-from labtrail.store import lab
+from labtrail.store import contract, lab
 from labtrail.store.address import tracking_uri
 
 ALREADY_DONE = "already done: run %s has finished this work%s; --again runs it again"

@@ -13,7 +13,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from labtrail import contract
 from labtrail.config import flatten, to_yaml
 from labtrail.errors import ClaimError, MetricError
 from labtrail.files import encode, link_or_copy, remove, write_atomically
@@ -22,7 +21,7 @@ from labtrail.running.identity import Identity
 from labtrail.running.provenance.code import CodeDigest
 from labtrail.running.provenance.machine import environment, requirements
 from labtrail.running.provenance.source import FACTS, Source, folder_of
-from labtrail.store import connection, lab, locks
+from labtrail.store import connection, contract, lab, locks
 
 _METRICS_PER_CALL = 1000
 _LONGEST_DIGEST = 36

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
 
-from labtrail import contract
 from labtrail.files import write_atomically
-from labtrail.store import lab
+from labtrail.store import contract, lab
 
 
 def place() -> str:

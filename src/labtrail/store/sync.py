@@ -16,10 +16,9 @@ from mlflow.entities import Experiment, Metric, Param, RunInputs, RunTag
 from mlflow.entities import Run as MlflowRun
 from tqdm import tqdm
 
-from labtrail import contract
 from labtrail.config import fingerprint
 from labtrail.errors import LabtrailError
-from labtrail.store import connection
+from labtrail.store import connection, contract
 
 _PER_CALL = 1000
 _PER_CALL_SMALL = 100

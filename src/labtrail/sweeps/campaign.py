@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from labtrail import contract
 from labtrail.errors import CodeError, LabtrailError
 from labtrail.files import sha256_of
 from labtrail.jobs.local import Local
@@ -29,7 +28,7 @@ from labtrail.running.run import Run
 from labtrail.running.run_status import set_tags
 from labtrail.running.task import Task
 from labtrail.running.work import work_of
-from labtrail.store import connection
+from labtrail.store import connection, contract
 from labtrail.sweeps.cell_state import WorkRuns, runs_by_key
 from labtrail.sweeps.cells import CampaignConfig, Cell, cells_of, load_cell, state_of, with_frozen_bases
 from labtrail.sweeps.round_code import Answer, Pin

@@ -8,12 +8,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from labtrail import contract
 from labtrail.jobs.queue import Queued
 from labtrail.query.query import Query
 from labtrail.query.selection import text_of_tag
 from labtrail.running.claim import is_held
-from labtrail.store import locks
+from labtrail.store import contract, locks
 
 State = Literal["done", "running", "queued", "stuck", "ready", "waiting", "dead", "failed"]
 

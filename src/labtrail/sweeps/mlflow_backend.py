@@ -30,7 +30,6 @@ from mlflow.projects.utils import (
     load_project,
 )
 
-from labtrail import contract
 from labtrail.config import validated
 from labtrail.errors import LabtrailError
 from labtrail.jobs.backends import queue_named
@@ -39,7 +38,7 @@ from labtrail.jobs.queues import Batch
 from labtrail.jobs.scheduler import Job
 from labtrail.jobs.script import BatchConfig, check, write_script
 from labtrail.running.run_status import mark_killed, set_tags
-from labtrail.store import connection, lab, locks
+from labtrail.store import connection, contract, lab, locks
 
 _log = logging.getLogger("labtrail")
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from labtrail import contract
 from labtrail.config import to_yaml
 from labtrail.errors import LabtrailError
 from labtrail.files import sha256_of, write_atomically
@@ -20,6 +19,7 @@ from labtrail.jobs.scheduler import Job, Scheduler, last_line
 from labtrail.record import DataSource, Record
 from labtrail.running.run import Run
 from labtrail.running.task import Task
+from labtrail.store import contract
 from labtrail.sweeps.round_code import Pin
 from labtrail.sweeps.study import (
     Study,

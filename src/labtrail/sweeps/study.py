@@ -31,7 +31,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, StringConstraints, model_validator
 
-from labtrail import contract, figures
+from labtrail import figures
 from labtrail.config import Config, Section, fingerprint, load_config, text_of, to_yaml
 from labtrail.errors import CodeError, LabtrailError, QueryError, Stopped
 from labtrail.files import sha256_of, write_atomically
@@ -42,7 +42,7 @@ from labtrail.running.code_policy import PresentCode, declare_same, difference, 
 from labtrail.running.execute import Options, run_task
 from labtrail.running.signals import Interrupted
 from labtrail.running.task import Task
-from labtrail.store import connection, lab, locks
+from labtrail.store import connection, contract, lab, locks
 from labtrail.sweeps.round_code import Answer, Pin
 
 _log = logging.getLogger("labtrail")

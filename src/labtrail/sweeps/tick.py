@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 
-from labtrail import contract
 from labtrail.errors import LabtrailError
 from labtrail.jobs.queue import SubmitError
 from labtrail.jobs.queues import Batch
@@ -22,7 +21,7 @@ from labtrail.jobs.scheduler import Job
 from labtrail.jobs.script import check
 from labtrail.query.selection import text_of_tag
 from labtrail.running.run_status import create_scheduled, mark_killed, set_tags
-from labtrail.store import connection, locks
+from labtrail.store import connection, contract, locks
 from labtrail.sweeps.campaign import Campaign
 from labtrail.sweeps.cell_state import epochs_of, submissions_of, unfinished_state
 from labtrail.sweeps.cells import Cell

@@ -11,7 +11,6 @@ import pandas as pd
 from pydantic import Field
 from tqdm import tqdm
 
-from labtrail import contract
 from labtrail.config import Config, Section, load_config
 from labtrail.errors import LabtrailError
 from labtrail.jobs.scheduler import child_environment
@@ -21,7 +20,7 @@ from labtrail.running.registry import task_named
 from labtrail.running.run import Run
 from labtrail.running.task import Task
 from labtrail.running.work import work_of
-from labtrail.store import ui_links
+from labtrail.store import contract, ui_links
 
 _UI = "http://127.0.0.1:5000"
 _PATIENCE_S = 20

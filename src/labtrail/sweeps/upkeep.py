@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from labtrail import contract
 from labtrail.jobs.backends import queue_named
 from labtrail.jobs.queue import QueueError
 from labtrail.running.claim import is_held
 from labtrail.running.run_status import mark_killed
-from labtrail.store import connection, lab, locks
+from labtrail.store import connection, contract, lab, locks
 
 _PACKAGES = ("torch", "mlflow", "accelerate", "optuna")
 _LEAST_FREE_GIB = 5

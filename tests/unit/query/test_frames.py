@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labtrail import contract
 from labtrail.query.frames import group_names, grouped, newest_of_each, over_seeds, paired_differences, varying
+from labtrail.store import contract
 
 RUNS = pd.DataFrame(
     {

@@ -7,11 +7,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from labtrail import contract
 from labtrail.errors import QueryError
 from labtrail.query.find import artifact, artifact_names, find_run
 from labtrail.query.query import Query
-from labtrail.store import connection
+from labtrail.store import connection, contract
 
 
 @pytest.fixture(scope="module")

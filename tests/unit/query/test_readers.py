@@ -14,12 +14,11 @@ from mlflow.entities import Metric, Param, RunTag
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from labtrail import contract
 from labtrail.errors import LabtrailError
 from labtrail.query.database import KNOWN_SCHEMAS, open_database
 from labtrail.query.query import Query, read_points, read_runs
 from labtrail.query.selection import Selection, frame_of, tidy
-from labtrail.store import connection
+from labtrail.store import connection, contract
 
 _TEXT = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 _PARAM = st.one_of(_TEXT, st.just("x" * 500), st.just("it's"), st.just('a "quoted" one'), st.just(""))

@@ -11,12 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from labtrail import contract
 from labtrail.errors import LabtrailError, QueryError
 from labtrail.query.find import find_run
 from labtrail.query.query import Query
 from labtrail.report.archive import archive, restore
-from labtrail.store import connection
+from labtrail.store import connection, contract
 from tests.invented import fill
 
 

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from labtrail import contract
 from labtrail.report.codes import code_table, mark_of, mixture
+from labtrail.store import contract
 
 
 def frame(*rows: dict[str, str]) -> pd.DataFrame:

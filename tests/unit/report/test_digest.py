@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from labtrail import contract
 from labtrail.errors import ConfigError
 from labtrail.report.digest import moment_of, write_digest
-from labtrail.store import connection
+from labtrail.store import connection, contract
 from tests.invented import fill
 
 # Invented runs start then, and end a minute and a half later.

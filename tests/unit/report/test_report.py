@@ -8,14 +8,13 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from labtrail import contract
 from labtrail.config import load_config
 from labtrail.errors import QueryError
 from labtrail.report.build import Report, build
 from labtrail.report.config import ReportConfig
 from labtrail.report.gather import gather
 from labtrail.report.pictures import best_last_table, pictures
-from labtrail.store import connection, ui_links
+from labtrail.store import connection, contract, ui_links
 from tests.invented import fill
 from tests.workspace import REPOSITORY
 

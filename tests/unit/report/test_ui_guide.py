@@ -6,10 +6,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from labtrail import contract
 from labtrail.query.query import Query
 from labtrail.report.ui_guide import places, write_notes
-from labtrail.store import connection
+from labtrail.store import connection, contract
 from tests.invented import fill
 
 BASE = "http://127.0.0.1:5000"

@@ -11,10 +11,10 @@ import torch
 from accelerate import Accelerator
 
 from labtrail.config import Compute
-from labtrail.contract import PARENT_PROCESS_VARIABLE
 from labtrail.errors import LaunchError
 from labtrail.running import launch
 from labtrail.running.launch import granted_gpus, make_accelerator, set_numerics, use_gpu
+from labtrail.store.contract import PARENT_PROCESS_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[3]
 

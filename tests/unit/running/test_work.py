@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from labtrail import contract
 from labtrail.config import Config
 from labtrail.record import Record
 from labtrail.running.run import Run
 from labtrail.running.task import Task
 from labtrail.running.work import Work, finished_run, work_of
-from labtrail.store import connection
+from labtrail.store import connection, contract
 
 
 def toy(_config: Config, _run: Run) -> Generator[Record]:

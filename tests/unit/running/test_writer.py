@@ -10,7 +10,6 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from labtrail import contract
 from labtrail.config import Config
 from labtrail.errors import ClaimError, MetricError
 from labtrail.query.query import Query
@@ -18,7 +17,7 @@ from labtrail.record import DataSource, Record
 from labtrail.running.claim import Claim, Identity, claim
 from labtrail.running.run_status import create_scheduled, describe_given, mark_abandoned, mark_killed, mark_refused
 from labtrail.running.writer import RunWriter
-from labtrail.store import connection
+from labtrail.store import connection, contract
 
 SOURCE = DataSource("wlasl50-train", "train", "data/train.csv", "ab" * 32, {"clips": 276})
 

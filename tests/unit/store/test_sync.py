@@ -7,12 +7,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
-from labtrail import contract
 from labtrail.errors import LabtrailError
 from labtrail.files import sha256_of
 from labtrail.query.find import find_run
 from labtrail.query.query import Query
-from labtrail.store import connection
+from labtrail.store import connection, contract
 from labtrail.store.sync import sync
 
 RUNS = 10

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from labtrail import contract
 from labtrail.config import load_config
 from labtrail.jobs.pbs import Pbs
 from labtrail.jobs.queue import QueueError, SubmitError
@@ -19,7 +18,7 @@ from labtrail.running.claim import Identity
 from labtrail.running.registry import task_named
 from labtrail.running.run_status import set_tags
 from labtrail.running.writer import RunWriter, Status
-from labtrail.store import connection
+from labtrail.store import connection, contract
 from labtrail.sweeps.campaign import Campaign, run_command
 from labtrail.sweeps.cells import CampaignConfig
 from labtrail.sweeps.tick import cancel, job_name, overview, refresh_from_queue, tick

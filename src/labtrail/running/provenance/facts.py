@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from labtrail import contract
+from labtrail.store import contract
 
 # Tag -> variables of Slurm and PBS that tell it; the first that is set counts.
 _VARIABLES = {

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labtrail import contract
 from labtrail.errors import DataError
 from labtrail.files import remove, write_atomically
 from labtrail.running.provenance.code import CodeDigest
 from labtrail.running.provenance.secrets import why_secret
 from labtrail.running.provenance.sources import ImportPaths
 from labtrail.running.provenance.tree import LARGEST_FILE, LARGEST_SUM, GitError, Tree, git, patch_of, top_of, tree_of
+from labtrail.store import contract
 
 _log = logging.getLogger("labtrail")
 
