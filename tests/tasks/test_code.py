@@ -171,3 +171,23 @@ def test_a_run_from_before_code_was_kept_counts_as_it_did(done: Workspace) -> No
     used = done.run(*SHORT)
     assert used.returncode == 0
     assert f"run {run_id} has finished this work (by which code is unknown" in used.stderr
+
+
+def test_a_digest_of_an_earlier_rule_is_counted_again_from_the_kept_source(done: Workspace) -> None:
+    (run,) = runs(done).to_dict("records")
+    run_id, other = run["run_id"], "0123456789abcdef"
+    kept = json.loads((done.artifacts(run_id) / contract.code_file(run[contract.CODE])).read_text())
+    earlier = {**kept, "digest": other, "rule": "0", "definitions": {"projects.spoter.train.train": "0" * 16}}
+    (done.artifacts(run_id) / contract.code_file(other)).write_text(json.dumps(earlier))
+    done.client().set_tag(run_id, contract.CODE, other)
+
+    edit(done, *BETAS)
+    asked = done.run(*SHORT)
+    assert asked.returncode == 3
+    assert "changed projects.spoter.train.make_optimizer; nothing was run" in asked.stderr
+    edit(done, *reversed(BETAS))
+    for _ in range(2):
+        same = done.run(*SHORT)
+        assert same.returncode == 0, same.stderr
+        assert f"run {run_id} has finished this work" in same.stderr
+    assert len(runs(done)) == 1

@@ -12,9 +12,10 @@ from typing import NamedTuple, Protocol
 
 from mlflow import MlflowClient
 
-from labtrail.errors import CodeError, QueryError
+from labtrail.errors import CodeError, DataError, QueryError
 from labtrail.query.find import artifact
 from labtrail.query.selection import RunRow
+from labtrail.running.kept_code import kept_code
 from labtrail.running.provenance.code import TELLS, CodeDigest, change_between
 from labtrail.store import connection, contract
 
@@ -43,7 +44,14 @@ def is_other(client: MlflowClient, run: RunRow, present: Present) -> bool:
     code = run.tags.get(contract.CODE)
     if not code or not present.code.definitions or code == present.code.digest:
         return False
-    return present.code.digest not in same_codes(client, present.task, code)
+    if present.code.digest in same_codes(client, present.task, code):
+        return False
+    counted_again = _by_todays_rule(client, run, present)
+    if counted_again is None or counted_again.digest != present.code.digest:
+        return True
+    # Once is enough: the next start finds it said.
+    declare_same(client, run, present.code.digest)
+    return False
 
 
 def judge_finished(client: MlflowClient, run: RunRow, present: Present, keep: bool) -> None:
@@ -112,9 +120,24 @@ def difference(client: MlflowClient, run: RunRow, present: Present) -> str:
     old = _kept(client, run, digest)
     if old is None:
         return f"its digest is {digest}, the present one {present.code.digest}, and its functions were not kept"
-    if old.rule != present.code.rule:
-        return f"its digest {digest} was made by an earlier rule of labtrail"
-    return str(change_between(old, present.code))
+    if old.rule == present.code.rule:
+        return str(change_between(old, present.code))
+    counted_again = _by_todays_rule(client, run, present)
+    if counted_again is None:
+        return f"its digest {digest} was made by an earlier rule of labtrail, and its source was not kept"
+    return str(change_between(counted_again, present.code))
+
+
+def _by_todays_rule(client: MlflowClient, run: RunRow, present: Present) -> CodeDigest | None:
+    """The code of a run whose digest was made by an earlier rule, counted again from the source that it kept."""
+    old = _kept(client, run, run.tags[contract.CODE])
+    if old is None or old.rule == present.code.rule:
+        return None
+    try:
+        kept = kept_code(run)
+        return kept.code_in([kept.copy()])
+    except DataError:
+        return None
 
 
 def _kept(client: MlflowClient, run: RunRow, digest: str) -> CodeDigest | None:

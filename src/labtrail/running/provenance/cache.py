@@ -9,7 +9,7 @@ from labtrail.running.provenance.module import ModuleCode, read_module
 from labtrail.running.provenance.normalise import short_digest
 
 # Of normalising and of reading files: a digest under another rule says nothing about this one.
-RULE = "1"
+RULE = "2"
 
 
 class Readings:

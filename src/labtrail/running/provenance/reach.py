@@ -118,8 +118,8 @@ class Code:
 
     def _is_config(self, name: Name, inheriting: frozenset[Name] = frozenset()) -> bool:
         """Whether a class is a config by inheritance, so that its fields have their values in the key."""
-        if name.module == _CONFIG_MODULE:
-            return name.name in _CONFIG_CLASSES
+        if name.module == _CONFIG_MODULE and name.name in _CONFIG_CLASSES:
+            return True
         code = self.module(name.module)
         definition = code.definitions.get(name.name) if code else None
         if definition is None or name in inheriting:
