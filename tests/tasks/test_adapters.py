@@ -83,7 +83,10 @@ def _newest(workspace: Workspace, run_id: str) -> Path:
     return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["between saves", "in the midst of a save"])
+@pytest.mark.parametrize(
+    "half",
+    [pytest.param(False, marks=pytest.mark.slow, id="between saves"), pytest.param(True, id="in the midst of a save")],
+)
 def test_trainer_is_killed_and_goes_on_to_the_bit(half: bool, workspace: Workspace) -> None:
     workspace.write("script.py", TRAINER)
     workspace.variables["PAUSE"] = "0.6"

@@ -100,8 +100,13 @@ def test_tasks_of_a_stranger_go_on(name: str, options: tuple[str, ...], workspac
     assert status == 0, said
 
 
-def test_as_assertions_in_tests_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_repeat_as_an_assertion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(REPOSITORY))
     check_repeat(planted, boundaries=2, epochs=2)
+
+
+def test_as_assertions_in_tests_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(REPOSITORY))
     with pytest.raises(AssertionError, match=r"cause: +schedule \(CosineAnnealingLR\) changes"):
         check_resume(planted, boundaries=2, fault="cosine")

@@ -43,6 +43,7 @@ def test_a_killed_student_continues_bit_for_bit(method: str, workspace: Workspac
     assert_same_weights(*(workspace.artifacts(run_id) for run_id in own["run_id"]))
 
 
+@pytest.mark.slow
 def test_teachers_are_finished_runs_of_the_same_images(workspace: Workspace) -> None:
     workspace.write("quick.yaml", QUICK.replace("epochs: 4", "epochs: 1"))
     none = workspace.run(*DISTILL, "--method", "logit")

@@ -127,6 +127,7 @@ def test_tour_ends_with_a_table_and_links(workspace: Workspace) -> None:
     assert table["run_id"].tolist() == [run_id]
 
 
+@pytest.mark.slow
 def test_fetch_imports_and_train_reads(workspace: Workspace) -> None:
     from projects.spoter.config import SyntheticConfig
     from projects.spoter.synthetic import generate, to_csv

@@ -44,6 +44,7 @@ def test_training_leaves_every_subject_out_once(workspace: Workspace) -> None:
     assert history["step"].tolist() == list(range(6))
 
 
+@pytest.mark.slow
 def test_a_run_is_judged_beside_dedicated_ones_and_compared(workspace: Workspace) -> None:
     workspace.write("tiny_pamap2.yaml", TINY)
     train = ["python", "-m", "projects.pamap2", "--config", "tiny_pamap2.yaml"]
@@ -137,6 +138,7 @@ def test_a_killed_training_continues_bit_for_bit(workspace: Workspace) -> None:
     assert_same_weights(*(workspace.artifacts(run_id) for run_id in (whole, runs["run_id"].iloc[1])))
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_recordings_from_zip_to_test(workspace: Workspace, real_data: Path) -> None:
     assert workspace.run("labtrail", "init").returncode == 0

@@ -100,6 +100,7 @@ def test_what_a_person_says_of_a_round(lab: Workspace) -> None:
     assert len(runs(lab)) == 6
 
 
+@pytest.mark.slow
 def test_a_killed_round_goes_on_with_its_own_code(lab: Workspace) -> None:
     with lab.started(*RUN) as process:
         wait_for_line(process, "started signs-seed=1")

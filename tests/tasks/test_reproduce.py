@@ -47,6 +47,7 @@ def verdict(workspace: Workspace, run_id: str) -> dict[str, str]:
     return json.loads(workspace.client().get_run(run_id).data.tags[contract.REPRODUCED])
 
 
+@pytest.mark.slow
 def test_to_the_bit_though_the_code_has_changed_since(done: Workspace) -> None:
     run_id = run_id_of(done)
     edit(done, *BETAS)
@@ -176,6 +177,7 @@ def of_table(workspace: Workspace) -> pd.Series:
     return workspace.query("table").runs().iloc[-1]
 
 
+@pytest.mark.slow
 def test_other_data_are_refused(tabled: Workspace) -> None:
     run_id = of_table(tabled)["run_id"]
     assert "verdict:  to the bit" in reproduce(tabled, run_id)
@@ -261,6 +263,7 @@ def test_a_refactoring_is_settled_and_another_optimizer_is_not(done: Workspace) 
     assert done.run(*SHORT).returncode == 3
 
 
+@pytest.mark.slow
 def test_diff_names_lines_values_and_numbers(done: Workspace) -> None:
     first = run_id_of(done)
     same = done.run("labtrail", "diff", first, ".")

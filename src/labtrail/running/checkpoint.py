@@ -136,7 +136,7 @@ class Checkpoint:
             for left in self.folder.glob(f"{_NEW}-*"):
                 remove(left)
             if source is None:
-                self._require_space(bytes_of(self._state.copy()))
+                self._require_space(self._state.size)
         if source is not None:
             saved = json.loads((source / _STATE_FILE).read_text())
             self._source = source

@@ -26,6 +26,7 @@ from labtrail.running.provenance.facts import peak_memory_mib
 from labtrail.running.provenance.source import Source, take
 from labtrail.running.run import Run
 from labtrail.running.task import Task
+from labtrail.running.watch import Watch
 from labtrail.running.writer import RunWriter, Status, checked
 from labtrail.store import contract, lab
 
@@ -113,7 +114,9 @@ class Session(Generic[ConfigT]):
             attempt=self._attempt,
             settings=self.config.checkpoint,
         )
-        self.run = Run(self.run_id, self._accelerator, self._checkpoint)
+        # The ranks see the same; one of them says it.
+        watch = Watch() if self._accelerator.is_main_process else Watch(lambda _finding: None)
+        self.run = Run(self.run_id, self._accelerator, self._checkpoint, watch)
         return self.run
 
     def log_and_checkpoint(self, record: Record, seconds: float) -> None:

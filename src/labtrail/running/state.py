@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from labtrail.errors import CheckpointError
 from labtrail.running.seeding import generator_states, set_generator_states
-from labtrail.running.snapshot import copied, revived
+from labtrail.running.snapshot import bytes_of, copied, revived
 
 MODEL_FILE, REST_FILE = "model.safetensors", "optimizer.pt"
 Unwrap = Callable[[nn.Module], nn.Module]
@@ -179,6 +179,7 @@ class TrainingState:
         model: one module, or several as one.
         things: what was given and registered, by name.
         has_weights: whether the model has any.
+        size: bytes of its tensors at the beginning; an optimizer gets its own with the first step.
     """
 
     def __init__(self, accelerator: Accelerator, model: Any, optimizer: Any, further: Mapping[str, Any]) -> None:
@@ -200,8 +201,12 @@ class TrainingState:
         self.things |= added
         self._optimizer = self._stateful("optimizer", optimizer) if optimizer is not None else None
         self._further = {name: self._stateful(name, part) for name, part in {**further, **added}.items()}
-        self._snapshot = copied(self.live(), None)
+        # A first copy shows whether everything can be kept; its buffers are those of the copies to come.
+        self._snapshot: Any = copied(self.live(), None)
         self.has_weights = bool(self._snapshot["model"])
+        self.size = bytes_of(self._snapshot)
+        if not accelerator.is_main_process:
+            self._snapshot = None
 
     def _stateful(self, name: str, value: Any) -> Stateful:
         return stateful(name, value, self._accelerator.unwrap_model)
@@ -209,7 +214,9 @@ class TrainingState:
     def _of_accelerator(self, known: set[int]) -> dict[str, Any]:
         """What the Accelerator has been asked to keep, and was not given by name as well."""
         # It lists those of other runs, too, that this process works on.
-        schedulers = [part for part in self._accelerator._schedulers if id(bare(bare(part).optimizer)) in known]
+        schedulers = [
+            part for part in self._accelerator._schedulers if id(bare(getattr(bare(part), "optimizer", None))) in known
+        ]
         groups = {"registered": self._accelerator._custom_objects, "scheduler": schedulers}
         return {
             f"accelerator.{group}.{place}": part

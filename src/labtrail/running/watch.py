@@ -148,9 +148,14 @@ class Watch:
                 self._say(_lost(_variable_of(optimizer, self._locals()) or "optimizer", optimizer, self._line))
         present = {}
         for name, value in _candidates(self._locals()):
-            if self._is_kept(value, kept):
+            try:
+                if self._is_kept(value, kept):
+                    continue
+                state = _fingerprint(value)
+            except Exception as error:
+                # Whatever a stranger's state_dict does, watching must not end the run.
+                _log.debug("%s is not watched: %s: %s", name, type(error).__name__, error)
                 continue
-            state = _fingerprint(value)
             _, _, before = self._seen.get(id(value), (None, "", state))
             if state != before:
                 self._say(_lost(name, value, self._line))

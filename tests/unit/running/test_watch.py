@@ -200,13 +200,37 @@ def _inside_a_thing_of_its_own(run: Run) -> Generator[Record]:
         yield Record(epoch, {"train/loss": step(first, first_optimizer)})
 
 
+class Broken:
+    """Looks like something with a state, and has none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        raise RuntimeError("not now")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise RuntimeError("never")
+
+
+def _beside_something_broken(run: Run) -> Generator[Record]:
+    model, optimizer = line()
+    broken = Broken()
+    for epoch in run.epochs(3, model, optimizer):
+        yield Record(epoch, {"train/loss": step(model, optimizer), "train/broken": float(broken is not None)})
+
+
 def _measurements(run: Run) -> Generator[Record]:
     yield from (Record(number, {"time/s": 1.0}) for number in range(3))
 
 
 @pytest.mark.parametrize(
     "function",
-    [_fine_loop_of_its_own, _advanced_first, _all_kept, _inside_a_thing_of_its_own, _measurements],
+    [
+        _fine_loop_of_its_own,
+        _advanced_first,
+        _all_kept,
+        _inside_a_thing_of_its_own,
+        _beside_something_broken,
+        _measurements,
+    ],
     ids=lambda function: function.__name__.strip("_"),
 )
 def test_what_is_right_is_not_complained_of(function: Any, tmp_path: Path) -> None:
