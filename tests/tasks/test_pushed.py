@@ -139,6 +139,27 @@ def test_a_value_that_is_not_plain_is_refused(lab: Workspace) -> None:
     assert "config of pushed: net: expected a name and a plain value, found Linear(" in said
 
 
+@pytest.mark.parametrize("where", ["begin", "finish"])
+def test_what_breaks_around_the_block_ends_the_run_too(where: str, lab: Workspace) -> None:
+    broken = f"""
+from labtrail.running.session import Session
+
+plain = Session.{where}
+
+def broken(self, *arguments):
+    plain(self, *arguments)
+    raise OSError("no space left")
+
+Session.{where} = broken
+"""
+    lab.write("script.py", SCRIPT.replace("def scaled(loss):", f"{broken}\n\ndef scaled(loss):"))
+    status, said = _run(lab, "--epochs", "2")
+    assert status == 1
+    assert "OSError: no space left" in said
+    (run,) = lab.query("pushed").ended("FAILED").rows()
+    assert run.tags[contract.STATUS_REASON] == "FAILED: OSError: no space left"
+
+
 NOTEBOOK = """
 import labtrail as lt
 

@@ -61,25 +61,38 @@ class Pushed:
         if isinstance(begun, Outcome):
             raise AlreadyDone(result_of(begun.run_id, begun.status))
         self._attempt = begun
-        begun.begin()
+        try:
+            begun.begin()
+        except BaseException as error:
+            # The block is not entered, so that nobody leaves it: the run is ended here.
+            self._end(error)
+            raise
         self.run.watch.follow(self._frame)
         self.run.watch.__enter__()
         self._began = time.perf_counter()
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        assert self._attempt is not None
         self.run.watch.__exit__()
         del self._frame
-        try:
-            if error is None:
-                self._session.finish()
-            status = self._attempt.end(error)
-        finally:
-            self._attempt.close()
-        self.result = result_of(self._session.run_id, status)
+        self.result = result_of(self._session.run_id, self._end(error))
         # It was asked to stop here.
         return isinstance(error, Stopped)
+
+    def _end(self, error: BaseException | None) -> int:
+        """Ends the run, and gives everything back; what goes wrong at a good end is how it has ended."""
+        assert self._attempt is not None
+        try:
+            if error is not None:
+                return self._attempt.end(error)
+            try:
+                self._session.finish()
+                return self._attempt.end(None)
+            except BaseException as late:
+                self._attempt.end(late)
+                raise
+        finally:
+            self._attempt.close()
 
     @property
     def _session(self) -> Session[Any]:
